@@ -1,0 +1,93 @@
+"""From the loss of each label to the number that is returned: soft labels, weights, ignored targets, reduction."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lightning_topk._checks import check_choice, check_scores
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def reduce_labels(
+    label_loss: Callable[[Tensor, Tensor], Tensor],
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
+    r"""Apply a loss of (logits, label) to hard or soft targets and reduce it.
+
+    With :math:`\ell(s, c)` the loss of scores s at label c and class weights :math:`w`, a sample counts as
+    :math:`\sum_c p_c w_c \ell(s, c)`, where p is its soft label, or :math:`w_y \ell(s, y)` for a class index y.
+    ``"mean"`` divides by :math:`\sum_c p_c w_c` summed over the samples, which is their number without weights
+    and the convention of :func:`torch.nn.functional.cross_entropy` with class indices.
+
+    A row with a logit that is NaN or infinite has the loss NaN, also where the formula would not have touched that
+    logit, so that a diverging network is seen at once. Classes are masked by a large negative finite logit.
+
+    Args:
+        label_loss: ``(logits [N, C], labels [N, L]) -> [N, L]``, the loss of each row at each of its L labels.
+        logits: Scores, shape [..., C]; computed in float32 when of lower precision.
+        targets: Class indices [...] or soft labels [..., C].
+        weight: Class weights, shape [C].
+        ignore_index: Class index whose samples count nothing.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Returns:
+        A scalar, or the losses of shape [...] for ``"none"``. No counted sample at all gives 0 with a zero gradient.
+    """
+    check_choice("reduction", reduction, REDUCTIONS)
+    soft = check_scores(logits, targets, ignore_index=ignore_index)
+    if weight is not None and weight.shape != logits.shape[-1:]:
+        raise ValueError(
+            f"Parameter `weight` should have one entry per class, shape [{logits.shape[-1]}]. "
+            f"Found {list(weight.shape)} with logits of {list(logits.shape)}."
+        )
+    num_classes = logits.shape[-1]
+    scores = logits.reshape(-1, num_classes)
+    if scores.dtype in (torch.float16, torch.bfloat16):
+        scores = scores.float()
+    if soft:
+        shares = targets.reshape(-1, num_classes).to(scores.dtype)
+        labels = torch.arange(num_classes, device=scores.device).expand_as(scores)
+        shares = shares if weight is None else shares * weight.to(shares)
+        counted = shares.sum(-1)
+        losses = (shares * label_loss(scores, labels)).sum(-1)
+    else:
+        index = targets.reshape(-1).long()
+        valid = index != ignore_index
+        labels = torch.where(valid, index, 0)
+        counted = valid.to(scores.dtype)
+        if weight is not None:
+            counted = counted * weight.to(scores)[labels]
+        losses = label_loss(scores, labels.unsqueeze(-1)).squeeze(-1)
+        # Not a product with zero: the loss of an ignored row may be infinite or NaN.
+        losses = torch.where(valid, counted * losses, 0.0)
+        losses = losses + torch.where(valid, _nan_unless_finite(scores), 0.0)
+    if soft:
+        losses = losses + _nan_unless_finite(scores)
+    if reduction == "none":
+        return losses.reshape(logits.shape[:-1])
+    if reduction == "sum":
+        return losses.sum()
+    total = counted.sum()
+    return losses.sum() / torch.where(total == 0, 1.0, total)
+
+
+def counted_weight(targets: Tensor, *, weight: Tensor | None = None, ignore_index: int = -100) -> Tensor:
+    """What the mean of a batch is divided by: the number of counted targets, or the sum of their class weights."""
+    if targets.is_floating_point():
+        return (targets if weight is None else targets * weight.to(targets)).sum()
+    valid = targets != ignore_index
+    if weight is None:
+        return valid.sum()
+    return torch.where(valid, weight[torch.where(valid, targets, 0).long()], 0.0).sum()
+
+
+def _nan_unless_finite(scores: Tensor) -> Tensor:
+    """Zero for a row of finite scores, NaN for any other; shape [N]."""
+    return scores.detach().sum(-1) * 0

@@ -1,0 +1,35 @@
+r"""Losses for classification that is judged by K guesses.
+
+Every loss is a module ``loss(logits [..., C], targets) -> loss`` and a pure function of the same name in lower case,
+and all keep one contract (:class:`TopKLoss`): ``targets`` are class indices [...] or soft labels [..., C];
+``reduction``, ``ignore_index`` and class ``weight`` mean the same everywhere; scalars such as ``epsilon`` can be set,
+and so scheduled, at any time; losses that need the training counts of the classes say so (``needs_class_counts``) and
+get them by ``bind_class_counts``.
+
+Law of the top-K losses: adding a constant to all logits changes nothing, and permuting classes permutes the gradient.
+
+Example:
+    >>> import torch
+    >>> from lightning_topk.losses import CrossEntropyLoss, NoisedTopKLoss
+    >>> logits, targets = torch.tensor([[4.0, -1.5, 2.5, 1.0]]), torch.tensor([2])
+    >>> CrossEntropyLoss()(logits, targets)
+    tensor(1.7445)
+    >>> NoisedTopKLoss(k=2, epsilon=0.0)(logits, targets)  # the label is among the two best, by more than the margin
+    tensor(0.)
+"""
+
+from lightning_topk.losses._base import TopKLoss
+from lightning_topk.losses._build import build_loss
+from lightning_topk.losses._cross_entropy import CrossEntropyLoss, cross_entropy_loss
+from lightning_topk.losses._imbalanced_noised import ImbalancedNoisedTopKLoss
+from lightning_topk.losses._noised import NoisedTopKLoss, noised_topk_loss
+
+__all__ = [
+    "CrossEntropyLoss",
+    "ImbalancedNoisedTopKLoss",
+    "NoisedTopKLoss",
+    "TopKLoss",
+    "build_loss",
+    "cross_entropy_loss",
+    "noised_topk_loss",
+]

@@ -1,0 +1,189 @@
+"""The contract that every loss of the package keeps."""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lightning_topk._checks import check_choice, check_float, check_int
+from lightning_topk._reduce import REDUCTIONS
+from lightning_topk.imbalance import check_counts, nonzero_counts
+
+
+def checked_scalar(name: str, check: Callable[[str, Any], Any], doc: str) -> Any:
+    """Make a property that checks what it is set to, so that a schedule or a user can change it at any time."""
+    slot = f"_{name}"
+
+    def get(self: nn.Module) -> Any:
+        return self.__dict__[slot]
+
+    def put(self: nn.Module, value: Any) -> None:
+        self.__dict__[slot] = check(name, value)
+        self._scalar_changed(name)  # type: ignore[operator]
+
+    return property(get, put, doc=doc)
+
+
+def non_negative(name: str, value: Any) -> float:
+    """Check of a finite number >= 0."""
+    return check_float(name, value, 0.0)
+
+
+def positive(name: str, value: Any) -> float:
+    """Check of a finite number > 0."""
+    return check_float(name, value, 0.0, low_open=True)
+
+
+class TopKLoss(nn.Module, ABC):
+    """Base of all losses: ``loss(logits [..., C], targets [...]) -> loss``.
+
+    What a subclass inherits:
+
+    * ``targets`` are class indices of an integer dtype, or soft labels [..., C] of a floating point dtype, for which
+      the loss is the expectation over the label.
+    * Logits of float16 or bfloat16 are computed in float32, and the loss is float32.
+    * Rows whose target is ``ignore_index`` count nothing; a batch without counted rows has the loss 0.
+    * A row with a NaN or infinite logit has the loss NaN.
+    * The value is a pure function of each row in ``eval()``.
+    * State is the buffer ``class_counts`` once it is bound. It loads from checkpoints of any number of classes, and
+      from checkpoints that were written with another loss.
+
+    Args:
+        weight: Class weights, one number >= 0 per class.
+        ignore_index: Target value that is not counted.
+        reduction: ``"mean"`` (divided by the sum of the weights of the counted targets, as
+            :func:`torch.nn.functional.cross_entropy` does), ``"sum"`` or ``"none"``.
+    """
+
+    #: Whether the loss cannot be computed before :meth:`bind_class_counts` was called.
+    needs_class_counts: ClassVar[bool] = False
+
+    class_counts: Tensor | None
+    weight: Tensor | None
+    _anchor: Tensor
+
+    def __init__(
+        self,
+        *,
+        weight: Sequence[float] | Tensor | None = None,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__()
+        self.ignore_index = check_int("ignore_index", ignore_index, -(2**63))
+        self.reduction = check_choice("reduction", reduction, REDUCTIONS)
+        self.register_buffer("weight", None if weight is None else _check_weight(weight), persistent=False)
+        self.register_buffer("class_counts", None)
+        # Follows the module from device to device, so that counts which are bound later land where it is.
+        self.register_buffer("_anchor", torch.empty(0), persistent=False)
+
+    @abstractmethod
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of ``targets`` [...] or [..., C] under ``logits`` [..., C]."""
+
+    def bind_class_counts(self, counts: Any, *, names: Sequence[str] | None = None) -> None:
+        """Tell the loss how many training samples each class has.
+
+        Args:
+            counts: One non-negative whole number per class, shape [C]. Kept in the buffer ``class_counts``, also by
+                losses that do not need them, so that checkpoints carry them.
+            names: Class names for error messages.
+
+        Raises:
+            ValueError: Counts that are none, or a class without samples when the loss was made with
+                ``zero_counts="error"``.
+        """
+        values = check_counts(counts)
+        nonzero_counts(values, getattr(self, "zero_counts", "clamp"), names=names)
+        self.class_counts = values.to(self._anchor.device)
+        self._counts_changed()
+
+    def seed_noise(self, *key: int) -> None:
+        """Address the noise of the calls that follow by a key of integers; losses without noise ignore it."""
+
+    def spec(self) -> dict[str, Any]:
+        """Describe the loss by primitives: ``{"class_path": ..., "init_args": {...}}``.
+
+        This is what goes into hyper-parameters and checkpoints in place of the module, and what LightningCLI reads.
+
+        Raises:
+            TypeError: An argument that has no primitive form, such as a generator.
+
+        Example:
+            >>> from lightning_topk.losses import CrossEntropyLoss
+            >>> CrossEntropyLoss(reduction="sum").spec()["init_args"]["reduction"]
+            'sum'
+        """
+        cls = type(self)
+        init_args = {}
+        for name in inspect.signature(cls.__init__).parameters:
+            if name == "self":
+                continue
+            value = getattr(self, name)
+            if isinstance(value, Tensor):
+                value = value.tolist()
+            if value is not None and not isinstance(value, (bool, int, float, str, list)):
+                raise TypeError(
+                    "A loss that goes into hyper-parameters should be made of numbers, strings and lists. "
+                    f"Found `{name}` of type {type(value).__name__} in {cls.__name__}."
+                )
+            init_args[name] = value
+        module = cls.__module__.rsplit("._", 1)[0] if cls.__module__.startswith("lightning_topk.") else cls.__module__
+        return {"class_path": f"{module}.{cls.__qualname__}", "init_args": init_args}
+
+    def extra_repr(self) -> str:
+        parameters = inspect.signature(type(self).__init__).parameters
+        shown = []
+        for name, parameter in parameters.items():
+            value = getattr(self, name, None)
+            default = parameter.default
+            if name == "self" or (value is None and default is None):
+                continue
+            if isinstance(value, Tensor):
+                shown.append(f"{name}=[{value.numel()} values]")
+            elif name in self._always_shown or value != default:
+                shown.append(f"{name}={value!r}")
+        if self.class_counts is not None and "class_counts" not in parameters:
+            shown.append(f"class_counts=[{self.class_counts.numel()} values]")
+        return ", ".join(shown)
+
+    _always_shown: ClassVar[tuple[str, ...]] = ("k",)
+
+    def _counts_changed(self) -> None:
+        """Recompute what depends on ``class_counts``."""
+
+    def _scalar_changed(self, name: str) -> None:
+        """Recompute what depends on the scalar ``name``."""
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        key = prefix + "class_counts"
+        stored = state_dict.get(key)
+        others = {name: value for name, value in state_dict.items() if name != key}
+        super()._load_from_state_dict(others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        # Counts of a checkpoint win over bound ones, whatever their number; a checkpoint without leaves them alone.
+        missing_keys[:] = [name for name in missing_keys if name != key]
+        if stored is not None:
+            self.class_counts = stored.to(self._anchor.device, copy=True)
+            self._counts_changed()
+
+
+def _check_weight(weight: Sequence[float] | Tensor) -> Tensor:
+    values = torch.as_tensor(weight, dtype=torch.float32)
+    if values.ndim != 1 or values.numel() == 0 or not bool((torch.isfinite(values) & (values >= 0)).all()):
+        raise ValueError(
+            "Parameter `weight` should hold one finite number >= 0 per class. "
+            f"Found shape {list(values.shape)}: {values.flatten()[:8].tolist()}."
+        )
+    return values.clone()
