@@ -97,7 +97,8 @@ class TopKLoss(nn.Module, ABC):
                 ``zero_counts="error"``.
         """
         values = check_counts(counts)
-        nonzero_counts(values, getattr(self, "zero_counts", "clamp"), names=names)
+        if self.needs_class_counts:
+            nonzero_counts(values, getattr(self, "zero_counts", "clamp"), names=names)
         self.class_counts = values.to(self._anchor.device)
         self._counts_changed()
 

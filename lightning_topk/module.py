@@ -1,0 +1,339 @@
+"""Where data meets the loss: a mixin for any LightningModule, and a ready classifier.
+
+Example:
+    >>> import lightning as L
+    >>> import torch
+    >>> from lightning_topk import TopKMixin
+    >>> class Net(TopKMixin, L.LightningModule, loss="NoisedTopKLoss", k=3):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.net = torch.nn.Linear(8, 10)
+    ...     def training_step(self, batch, batch_idx):
+    ...         features, targets = batch
+    ...         return self.topk_loss(self.net(features), targets)
+    >>> net = Net()
+    >>> net.topk_criterion
+    NoisedTopKLoss(k=3, epsilon=1.0, num_samples=5)
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, wraps
+from typing import Any, ClassVar
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from lightning_topk._checks import check_classes_exceed_k, check_float, check_int
+from lightning_topk._evaluation import Evaluation
+from lightning_topk._reduce import counted_weight
+from lightning_topk.backbones import build_backbone
+from lightning_topk.callbacks import ClassFrequencies
+from lightning_topk.callbacks._mixin_hooks import MixinHooks
+from lightning_topk.heads import NormalizedLinear
+from lightning_topk.losses import TopKLoss, build_loss
+
+__all__ = ["TopKClassifier", "TopKMixin"]
+
+
+class TopKMixin:
+    """Give a LightningModule a top-K loss, class counts, and logged top-K metrics.
+
+    Put it first among the bases and compute the loss by ``self.topk_loss(logits, targets)`` in ``training_step``,
+    ``validation_step`` and ``test_step``. Then
+
+    * the training counts of the classes are found before training and bound to the loss;
+    * in validation and test, macro and micro top-K accuracy, and macro top-K over the many-, medium- and few-shot
+      classes, are logged as ``val_macro_top5``, ``val_top5``, ``val_few_top5`` and so on. Under DDP they are exact:
+      samples that a DistributedSampler repeats are left out;
+    * noise differs between ranks and steps, and a resumed run draws the noise that it would have drawn.
+
+    Options are given as class keywords, ``class Net(TopKMixin, LightningModule, loss="NoisedTopKLoss", k=3)``, or to
+    ``super().__init__(loss=..., k=...)``; the latter win.
+
+    Args:
+        loss: The loss: a name from :mod:`lightning_topk.losses`, ``{"class_path": ..., "init_args": {...}}``, a loss
+            class, or a loss object. :class:`~lightning_topk.losses.ImbalancedNoisedTopKLoss` when not given.
+        k: Number of guesses; that of the loss, or 5, when not given.
+        num_classes: Number of classes C; found from the logits when not given.
+        class_counts: Training samples per class: a list or tensor, a JSON or CSV file, ``None`` to find them in the
+            training data, or ``False`` to do without.
+        metrics: Values of K to log, ``True`` for 1, 3, 5 and k as far as they are at most k, or ``False``.
+        log_loss: Whether the mean loss of evaluation is logged as ``val_loss`` and ``test_loss``, exact under DDP.
+
+    Raises:
+        TypeError: The mixin stands behind the LightningModule among the bases.
+
+    Example:
+        >>> class Net(TopKMixin, pl.LightningModule, loss="CrossEntropyLoss", metrics=[1, 10]):
+        ...     pass
+        >>> Net().topk_ks
+        (1, 10)
+    """
+
+    _topk_options: ClassVar[dict[str, Any]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        names = ("loss", "k", "num_classes", "class_counts", "metrics", "log_loss")
+        own = {name: options.pop(name) for name in names if name in options}
+        super().__init_subclass__(**options)
+        cls._topk_options = {**cls._topk_options, **own}
+        for base in cls.__mro__[: cls.__mro__.index(TopKMixin)]:
+            if issubclass(base, nn.Module) and not issubclass(base, TopKMixin):
+                raise TypeError(
+                    "TopKMixin should stand before the LightningModule among the bases, or its hooks are passed over. "
+                    f"Found class {cls.__name__}({', '.join(b.__name__ for b in cls.__bases__)})."
+                )
+        if "configure_callbacks" in cls.__dict__:
+            # A method of the user's that does not call super() would otherwise hide that of the mixin.
+            configure = cls.__dict__["configure_callbacks"]
+            cls.configure_callbacks = wraps(configure)(  # type: ignore[method-assign]
+                lambda self: _with_topk_callbacks(partial(configure, self), self)
+            )
+
+    def __init__(
+        self,
+        *args: Any,
+        loss: TopKLoss | nn.Module | type[TopKLoss] | Mapping[str, Any] | str | None = None,
+        k: int | None = None,
+        num_classes: int | None = None,
+        class_counts: Any = None,
+        metrics: bool | Sequence[int] | None = None,
+        log_loss: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        given = {"loss": loss, "k": k, "num_classes": num_classes, "class_counts": class_counts}
+        given |= {"metrics": metrics, "log_loss": log_loss}
+        options = {**self._topk_options, **{name: value for name, value in given.items() if value is not None}}
+        self.topk_criterion = build_loss(options.get("loss", "ImbalancedNoisedTopKLoss"), k=options.get("k"))
+        self.topk_k = check_int("k", options.get("k", getattr(self.topk_criterion, "k", 5)), 1)
+        self.topk_ks = _metric_ks(options.get("metrics", True), self.topk_k)
+        self.topk_num_classes: int | None = options.get("num_classes")
+        if self.topk_num_classes is not None:
+            check_int("num_classes", self.topk_num_classes, 2)
+            if hasattr(self.topk_criterion, "k"):
+                check_classes_exceed_k(self.topk_k, self.topk_num_classes)
+        # Counts that a loss object brings along were given by hand, and are not looked for in the data.
+        bound = getattr(self.topk_criterion, "class_counts", None)
+        self.topk_class_counts = options.get("class_counts", None if bound is None else bound.tolist())
+        self.topk_log_loss = bool(options.get("log_loss", False))
+        self.topk_evaluations = nn.ModuleDict()
+        self._topk_active: str | None = None
+
+    def topk_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of a batch; in validation and test also count it for the metrics.
+
+        When it is called several times for one batch of evaluation, the first call is the one that is counted.
+
+        Args:
+            logits: Scores, shape [N, ..., C].
+            targets: Class indices [N, ...], or soft labels [N, ..., C], whose largest entry is the label for metrics.
+
+        Returns:
+            The loss under its own reduction. In evaluation under DDP over the rows that are no padding.
+        """
+        if self._topk_active is None:
+            return self.topk_criterion(logits, targets)
+        evaluation = self._topk_evaluation(self._topk_active)
+        logits, targets = evaluation.real(logits), evaluation.real(targets)
+        loss = self.topk_criterion(logits, targets)
+        weight = counted_weight(
+            targets,
+            weight=getattr(self.topk_criterion, "weight", None),
+            ignore_index=getattr(self.topk_criterion, "ignore_index", -100),
+        )
+        total = loss.detach() if loss.ndim == 0 else loss.detach().sum()
+        mean = total if getattr(self.topk_criterion, "reduction", "mean") == "mean" else total / weight.clamp(min=1e-12)
+        evaluation.update(logits.detach(), targets, mean, weight)
+        return loss
+
+    def configure_callbacks(self) -> Sequence[Any]:
+        """Add the callbacks of the mixin to those of the module."""
+        return _with_topk_callbacks(super().configure_callbacks, self)  # type: ignore[misc]
+
+    def topk_begin(self, stage: str, loaders: int) -> None:
+        """Make ready for an epoch of evaluation over a number of dataloaders."""
+        for loader in range(loaders if self.topk_ks or self.topk_log_loss else 0):
+            self._topk_evaluation(f"{stage}_{loader}").reset()
+
+    def topk_begin_batch(self, stage: str, loader: int, rows: tuple[int, int] | None) -> None:
+        """Announce a batch of evaluation; ``rows`` as in :meth:`Evaluation.begin_batch`."""
+        self._topk_active = f"{stage}_{loader}" if self.topk_ks or self.topk_log_loss else None
+        if self._topk_active is not None:
+            self._topk_evaluation(self._topk_active).begin_batch(rows)
+
+    def topk_end(self, stage: str, *, log: bool = True) -> None:
+        """Log the metrics of an epoch of evaluation that has ended."""
+        self._topk_active = None
+        keys = [key for key in self.topk_evaluations if key.startswith(f"{stage}_")]
+        for key in keys if log else []:
+            evaluation = self._topk_evaluation(key)
+            counts = getattr(self.topk_criterion, "class_counts", None)
+            values = evaluation.scores(stage, self.topk_ks, self.topk_k, counts)
+            if self.topk_log_loss:
+                values[f"{stage}_loss"] = evaluation.loss.compute()
+            for name, value in values.items():
+                # All ranks hold the same value; saying so to Lightning costs one reduction of a scalar.
+                self.log(  # type: ignore[attr-defined]
+                    name if len(keys) == 1 else f"{name}/dataloader_idx_{key.rpartition('_')[2]}",
+                    value.float(),
+                    prog_bar=name in (f"{stage}_macro_top{self.topk_k}", f"{stage}_loss"),
+                    sync_dist=True,
+                    add_dataloader_idx=False,
+                )
+
+    def _topk_evaluation(self, key: str) -> Evaluation:
+        if key not in self.topk_evaluations:
+            ignore_index = getattr(self.topk_criterion, "ignore_index", None)
+            evaluation = Evaluation(self.topk_num_classes, max(self.topk_ks, default=1), ignore_index)
+            self.topk_evaluations[key] = evaluation.to(self.device)  # type: ignore[attr-defined]
+        return self.topk_evaluations[key]  # type: ignore[return-value]
+
+
+def _metric_ks(metrics: bool | Sequence[int], k: int) -> tuple[int, ...]:
+    if isinstance(metrics, bool):
+        return tuple(sorted({each for each in (1, 3, 5) if each < k} | {k})) if metrics else ()
+    return tuple(sorted({check_int("metrics", each, 1) for each in metrics}))
+
+
+def _with_topk_callbacks(configure: Callable[[], Any], module: TopKMixin) -> list[Any]:
+    """Callbacks of the module, and those of the mixin that neither it nor the trainer has yet."""
+    callbacks = configure() or []
+    callbacks = list(callbacks) if isinstance(callbacks, Sequence) else [callbacks]
+    present = [*callbacks, *module.trainer.callbacks]  # type: ignore[attr-defined]
+    if not any(isinstance(callback, MixinHooks) for callback in present):
+        callbacks.append(MixinHooks())
+    wanted = module.topk_class_counts is not False and isinstance(module.topk_criterion, TopKLoss)
+    if wanted and not any(isinstance(callback, ClassFrequencies) for callback in present):
+        needed = module.topk_criterion.needs_class_counts
+        callbacks.append(
+            ClassFrequencies(module.topk_class_counts, num_classes=module.topk_num_classes, required=needed)
+        )
+    return callbacks
+
+
+class TopKClassifier(TopKMixin, pl.LightningModule):
+    """Image or feature classifier with a top-K loss: a backbone, a linear or cosine head, metrics.
+
+    The optimizer is AdamW, its learning rate rises over the first tenth of the steps and falls to zero along half a
+    cosine wave; another one comes from LightningCLI
+    (``--optimizer SGD --lr_scheduler CosineAnnealingLR``) or from overriding ``configure_optimizers``. Logged are
+    ``train_loss``, ``val_loss``, ``test_loss`` and the metrics of :class:`TopKMixin`.
+
+    Args:
+        backbone: ``"small_convnet"`` for small images, a classification network of torchvision by its name there, or
+            any module from inputs to features [N, D] with D in its attribute ``num_features`` or ``out_features``.
+        num_classes: Number of classes C > k.
+        loss: The loss: an object, ``{"class_path": ..., "init_args": {...}}``, or a name from
+            :mod:`lightning_topk.losses`.
+        k: Number of guesses; that of the loss, or 5, when not given.
+        weights: Pretrained weights of the backbone by torchvision's name, such as ``"DEFAULT"``.
+        normalized_head: Whether the logits are cosines (:class:`~lightning_topk.heads.NormalizedLinear`), as margins by
+            class count assume.
+        in_channels: Channels of the images for a backbone by name.
+        learning_rate: Largest learning rate of AdamW, > 0.
+        weight_decay: Weight decay of AdamW, >= 0.
+        class_counts: See :class:`TopKMixin`.
+        metrics: See :class:`TopKMixin`.
+
+    Raises:
+        ValueError: A backbone, weights or loss that does not exist, or a parameter out of range.
+
+    Example:
+        >>> model = TopKClassifier("small_convnet", num_classes=10, loss="NoisedTopKLoss", k=3, in_channels=1)
+        >>> tuple(model(torch.randn(2, 1, 28, 28)).shape)
+        (2, 10)
+    """
+
+    def __init__(
+        self,
+        backbone: str | nn.Module = "resnet18",
+        *,
+        num_classes: int,
+        loss: TopKLoss | dict[str, Any] | str = "ImbalancedNoisedTopKLoss",
+        k: int | None = None,
+        weights: str | None = None,
+        normalized_head: bool = False,
+        in_channels: int = 3,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-2,
+        class_counts: list[int] | str | None = None,
+        metrics: bool | list[int] = True,
+    ) -> None:
+        super().__init__(
+            loss=loss, k=k, num_classes=num_classes, class_counts=class_counts, metrics=metrics, log_loss=True
+        )
+        check_float("learning_rate", learning_rate, 0.0, low_open=True)
+        check_float("weight_decay", weight_decay, 0.0)
+        if isinstance(backbone, str):
+            self.backbone, num_features = build_backbone(backbone, weights=weights, in_channels=in_channels)
+        else:
+            self.backbone, num_features = backbone, _num_features(backbone)
+        head = NormalizedLinear if normalized_head else nn.Linear
+        self.head = head(num_features, num_classes)
+        # Hyper-parameters hold primitives alone, or the checkpoint could not be loaded with weights only.
+        if isinstance(self.topk_criterion, TopKLoss):
+            loss = self.topk_criterion.spec()
+        if not isinstance(backbone, str):
+            backbone = None  # type: ignore[assignment]
+        self.save_hyperparameters()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.backbone(inputs))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = self._step(batch)
+        self.log("train_loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._step(batch)
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._step(batch)
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Return the k best classes of each row, ``classes`` [N, k], and their logits, ``logits`` [N, k]."""
+        inputs = batch[0] if isinstance(batch, (list, tuple)) else batch
+        best = torch.topk(self(inputs), self.topk_k)
+        return {"classes": best.indices, "logits": best.values}
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=self.hparams["learning_rate"], weight_decay=self.hparams["weight_decay"]
+        )
+        steps = self.trainer.estimated_stepping_batches
+        if not 0 < steps < float("inf"):
+            return optimizer
+        schedule = LambdaLR(optimizer, partial(_warm_up_and_cosine, steps=int(steps)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _step(self, batch: Any) -> Tensor:
+        inputs, targets = batch
+        return self.topk_loss(self(inputs), targets)
+
+
+def _warm_up_and_cosine(step: int, steps: int) -> float:
+    """Factor on the learning rate; a pure function, so that a run that is resumed may also be made longer."""
+    warm_up = max(1, steps // 10)
+    done = min(max(0, step - warm_up) / max(1, steps - warm_up), 1.0)
+    return min((step + 1) / warm_up, (1 + math.cos(math.pi * done)) / 2)
+
+
+def _num_features(backbone: nn.Module | None) -> int:
+    if backbone is None:
+        raise ValueError(
+            "A backbone that was a module when the checkpoint was written should be given again, as it has no "
+            "primitive form: `load_from_checkpoint(path, backbone=...)`. Found None."
+        )
+    for name in ("num_features", "out_features"):
+        size = getattr(backbone, name, None)
+        if isinstance(size, int):
+            return size
+    raise ValueError(
+        "A backbone that is a module should tell the length of its feature vectors in `num_features` or "
+        f"`out_features`. Found neither in {type(backbone).__name__}."
+    )

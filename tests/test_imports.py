@@ -1,0 +1,140 @@
+"""What importing costs, and the direction in which imports go."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "lightning_topk"
+HEAVY = ("lightning", "pytorch_lightning", "torchvision", "torchmetrics", "matplotlib", "rich", "jsonargparse")
+
+# A module imports from its own row and the rows above it, functions included.
+LAYERS = (
+    {"_checks", "_reduce", "imbalance", "schedules", "ops"},
+    {"losses", "metrics", "heads"},
+    {"_evaluation", "backbones", "callbacks", "data", "module", "report"},
+    {"compare", "cli"},
+    {"__main__", "functional", "lightning_topk"},  # entry points: nothing inside imports them
+)
+LAYER = {unit: depth for depth, units in enumerate(LAYERS) for unit in units}
+
+# (from, to): reason. Imports against the direction of LAYERS.
+EXCEPTIONS: dict[tuple[str, str], str] = {}
+
+# Packages that the two lower layers do without, also inside functions.
+FRAMEWORKS = {"lightning", "pytorch_lightning", "torchvision", "jsonargparse", "rich"}
+
+
+def unit_of(path: Path) -> str:
+    """Return the family of a source file: the sub-package or module below ``lightning_topk``."""
+    first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "lightning_topk" if first == "__init__" else first
+
+
+def imported_names(path: Path) -> Iterator[str]:
+    """Yield the dotted name of every import in a file, at any depth, in any form."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}:{node.lineno} should import by the full name"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            # A computed name counts by its fixed beginning.
+            first = node.args[0].values[0] if isinstance(node.args[0], ast.JoinedStr) else node.args[0]
+            if isinstance(first, ast.Constant):
+                yield first.value
+
+
+def edges() -> dict[tuple[str, str], str]:
+    """Return the imports between families, each with one file that has it."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for name in imported_names(path):
+            top, _, rest = name.partition(".")
+            if top == "lightning_topk":
+                inner = rest.partition(".")[0]
+                is_unit = (PACKAGE / inner / "__init__.py").exists() or (PACKAGE / f"{inner}.py").exists()
+                target = inner if inner and is_unit else "lightning_topk"
+                found[unit_of(path), target] = path.relative_to(ROOT).as_posix()
+    return found
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Return the heavy packages in the memory of a fresh interpreter after ``statement``."""
+    code = f"import sys\n{statement}\nprint(*[name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "module",
+    ["lightning_topk", *(f"lightning_topk.{name}" for name in ("losses", "ops", "heads", "imbalance", "schedules"))],
+)
+def test_the_way_of_the_loss_costs_torch_alone(module: str) -> None:
+    assert loaded_by(f"import {module}") == set()
+
+
+@pytest.mark.timeout(60)
+def test_metrics_add_what_torchmetrics_brings_and_no_more() -> None:
+    assert loaded_by("import lightning_topk.metrics") <= {"torchmetrics"} | loaded_by("import torchmetrics")
+
+
+@pytest.mark.timeout(60)
+def test_names_of_the_package_are_found_on_first_use() -> None:
+    code = "import lightning_topk as p; print(sorted(dir(p)) == sorted(p.__all__), p.TopKMixin.__module__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=50)
+    assert done.stdout.split() == ["True", "lightning_topk.module"], done.stderr
+
+
+def test_unknown_name_of_the_package_is_an_attribute_error() -> None:
+    import lightning_topk
+
+    with pytest.raises(AttributeError, match="has no attribute 'TopKMixins'"):
+        _ = lightning_topk.TopKMixins
+
+
+def test_every_file_has_a_layer() -> None:
+    assert {unit_of(path) for path in PACKAGE.rglob("*.py")} <= set(LAYER)
+
+
+def test_imports_go_one_way() -> None:
+    against = {
+        f"{file}: {source} -> {target}"
+        for (source, target), file in edges().items()
+        if source != target and (source, target) not in EXCEPTIONS
+        if LAYER[target] > LAYER[source] or LAYER[target] == len(LAYERS) - 1
+    }
+    assert not against
+
+
+def test_no_family_imports_another_in_a_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for source, target in edges():
+        if source != target:
+            graph.setdefault(source, set()).add(target)
+    tuple(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def test_exceptions_are_needed() -> None:
+    assert set(EXCEPTIONS) <= set(edges())
+
+
+def test_lower_layers_know_no_framework() -> None:
+    found = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in PACKAGE.rglob("*.py")
+        if LAYER[unit_of(path)] <= 1
+        for name in imported_names(path)
+        if name.partition(".")[0] in FRAMEWORKS
+    }
+    assert not found
