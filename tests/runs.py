@@ -27,6 +27,25 @@ def loader(dataset: Any, batch_size: int = 8, **options: Any) -> DataLoader:
     return DataLoader(dataset, batch_size=batch_size, **options)
 
 
+class StatefulLoader(DataLoader):
+    """A loader that goes on in the middle of an epoch."""
+
+    position = start = 0
+
+    def __iter__(self) -> Any:
+        start, self.start = self.start, 0
+        for index, batch in enumerate(super().__iter__()):
+            if index >= start:
+                self.position = index + 1
+                yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.start = state["position"]
+
+
 class Net(TopKMixin, pl.LightningModule):
     """A user's module that has adopted the mixin."""
 

@@ -17,7 +17,7 @@ from lightning_topk.backbones import SmallConvNet
 from lightning_topk.callbacks import ClassFrequencies
 from lightning_topk.heads import NormalizedLinear
 from lightning_topk.losses import CrossEntropyLoss, ImbalancedNoisedTopKLoss, NoisedTopKLoss
-from runs import CLASSES, Net, SaveAt, loader, make_trainer, seeded, vectors
+from runs import CLASSES, Net, SaveAt, StatefulLoader, loader, make_trainer, seeded, vectors
 
 
 def slow_scores(model: Any, dataset: Any, counts: torch.Tensor | None = None) -> dict[str, float]:
@@ -296,11 +296,11 @@ class TestResume:
             pl.seed_everything(7, verbose=False)
             return seeded(loss={"class_path": "ImbalancedNoisedTopKLoss", "init_args": {"epsilon": 1.0, "k": 3}})
 
-        data = vectors(64)
+        data = StatefulLoader(vectors(64), batch_size=8)
         whole = run()
-        make_trainer(SaveAt(stop, tmp_path / "stopped.ckpt"), max_epochs=2).fit(whole, loader(data))
+        make_trainer(SaveAt(stop, tmp_path / "stopped.ckpt"), max_epochs=2).fit(whole, data)
         resumed = run()
-        make_trainer(max_epochs=2).fit(resumed, loader(data), ckpt_path=tmp_path / "stopped.ckpt")
+        make_trainer(max_epochs=2).fit(resumed, data, ckpt_path=tmp_path / "stopped.ckpt")
         assert torch.equal(resumed.net.weight, whole.net.weight)
 
     def test_restored_counts_win(self, tmp_path: Any) -> None:

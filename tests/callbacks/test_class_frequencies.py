@@ -35,6 +35,7 @@ from lightning_topk.callbacks._training_labels import count_by_iteration
 from lightning_topk.imbalance import class_counts
 from lightning_topk.losses import ImbalancedNoisedTopKLoss
 from lightning_topk.metrics import GroupTopKAccuracy
+from runs import StatefulLoader
 
 
 def fit(data: Any, callback: ClassFrequencies | None = None, model: Model | None = None, **arguments: Any) -> Model:
@@ -503,25 +504,6 @@ def test_restored_counts_reach_test_too() -> None:
     callback, model = ClassFrequencies(), Model()
     make_trainer(callback).test(model, DataLoader(pairs(), batch_size=4), ckpt_path=path, verbose=False)
     assert bound(model) == callback.counts.tolist() == model.group.seen == COUNTS
-
-
-class StatefulLoader(DataLoader):
-    """A loader that goes on in the middle of an epoch."""
-
-    position = start = 0
-
-    def __iter__(self) -> Any:
-        start, self.start = self.start, 0
-        for index, batch in enumerate(super().__iter__()):
-            if index >= start:
-                self.position = index + 1
-                yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.start = state["position"]
 
 
 @pytest.mark.parametrize("callbacks", [(), (ClassFrequencies(),)], ids=["without", "with"])
