@@ -12,8 +12,6 @@ from lightning_topk._reduce import reduce_labels
 from lightning_topk.losses._base import TopKLoss, checked_scalar, non_negative, positive
 from lightning_topk.ops import noised_topk
 
-_EVAL_SEED = 20220202
-
 
 def noised_topk_loss(
     logits: Tensor,
@@ -95,6 +93,15 @@ def noised_topk_loss(
     return reduce_labels(label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction)
 
 
+def _fixed_noise(num_samples: int, num_classes: int, device: torch.device) -> Tensor:
+    """Standard normal noise [B, C] that is always the same: hashed positions, as a generator cannot be compiled."""
+    bits = torch.arange(1, num_samples * num_classes + 1, device=device)
+    for _ in range(2):
+        bits = ((bits ^ (bits >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
+    bits = (bits ^ (bits >> 16)) >> 8
+    return torch.special.ndtri((bits.float() + 0.5) * 2.0**-24).reshape(num_samples, num_classes)
+
+
 class NoisedBase(TopKLoss):
     """What the noised losses share: k, epsilon, num_samples, and where their noise comes from."""
 
@@ -140,9 +147,7 @@ class NoisedBase(TopKLoss):
             return {}
         if not self.training:
             # One draw for all rows: the loss of a sample does not depend on the batch, rank or device it is seen in.
-            source = torch.Generator().manual_seed(_EVAL_SEED)
-            drawn = torch.randn(self.num_samples, logits.shape[-1], generator=source)
-            return {"noise": drawn.to(logits.device)}
+            return {"noise": _fixed_noise(self.num_samples, logits.shape[-1], logits.device)}
         if self._noise_key is None:
             return {"generator": self.generator}
         address = repr((*self._noise_key, self._noise_calls)).encode()

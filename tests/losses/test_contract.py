@@ -327,3 +327,28 @@ def test_bad_counts(case: Case, counts, message) -> None:
         case.make().bind_class_counts(counts)
     with pytest.raises(TypeError, match="should be a list of one non-negative whole number per class"):
         case.make().bind_class_counts("many")
+
+
+@every
+@pytest.mark.parametrize("training", [True, False])
+def test_compiles_as_one_graph(case: Case, training: bool) -> None:
+    torch._dynamo.reset()
+    logits, targets = batch(dtype=torch.float32)
+    loss = case.make().train(training)
+    leaf, twin = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    value = torch.compile(loss, fullgraph=True, backend="aot_eager")(leaf, targets)
+    value.backward()
+    assert leaf.grad.isfinite().all()
+    if not (training and case.noisy):
+        expected = loss(twin, targets)
+        expected.backward()
+        torch.testing.assert_close(value, expected)
+        torch.testing.assert_close(leaf.grad, twin.grad)
+
+
+@every
+def test_vmap(case: Case) -> None:
+    logits, targets = batch()
+    loss = case.make().eval()
+    mapped = torch.func.vmap(loss)(logits.reshape(2, 4, 6), targets.reshape(2, 4))
+    torch.testing.assert_close(mapped, torch.stack([loss(logits[:4], targets[:4]), loss(logits[4:], targets[4:])]))

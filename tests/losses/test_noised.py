@@ -12,6 +12,7 @@ from pytopk.noised_topk import _noised_topk
 
 from lightning_topk.heads import NormalizedLinear
 from lightning_topk.losses import ImbalancedNoisedTopKLoss, NoisedTopKLoss, noised_topk_loss
+from lightning_topk.losses._noised import _fixed_noise
 from references import noised_hinge
 
 S = torch.tensor([[4.0, -1.5, 2.5, 1.0]], dtype=torch.float64)
@@ -89,6 +90,16 @@ def test_training_draws_anew_and_eval_does_not() -> None:
     assert loss(logits, targets) != loss(logits, targets)
     loss.eval()
     assert loss(logits, targets) == loss(logits, targets)
+
+
+def test_the_fixed_noise_of_eval_is_standard_normal() -> None:
+    from scipy.stats import kstest
+
+    noise = _fixed_noise(5, 20_000, torch.device("cpu"))
+    assert kstest(noise.flatten().numpy(), "norm").pvalue > 0.01
+    correlations = torch.corrcoef(torch.cat([noise, noise.roll(1, -1)]))
+    assert (correlations - torch.eye(10)).abs().max() < 0.03
+    assert torch.equal(noise[:, :7].reshape(-1), _fixed_noise(5, 20_000, torch.device("cpu"))[:, :7].reshape(-1))
 
 
 def test_noise_key_addresses_the_noise() -> None:
