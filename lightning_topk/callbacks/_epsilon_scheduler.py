@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lightning_topk._checks import check_choice
 from lightning_topk.losses import TopKLoss
@@ -24,6 +25,8 @@ class EpsilonScheduler(Callback):
             ``"max_margin"``, ``"margin"`` or ``"scale"``.
         interval: Unit of the schedule: ``"step"`` (optimizer steps) or ``"epoch"``.
         log: Whether the value is logged, and shown in the progress bar.
+        strict: Whether a loss without such a scalar is an error. Otherwise nothing is scheduled for it, as one line
+            at the start of the run says; so one configuration can serve several losses.
 
     Raises:
         TypeError: ``schedule`` that is none.
@@ -37,7 +40,12 @@ class EpsilonScheduler(Callback):
     """
 
     def __init__(
-        self, schedule: Schedule, parameter: str = "epsilon", interval: str = "step", log: bool = True
+        self,
+        schedule: Schedule,
+        parameter: str = "epsilon",
+        interval: str = "step",
+        log: bool = True,
+        strict: bool = True,
     ) -> None:
         if not isinstance(schedule, Schedule):
             raise TypeError(
@@ -48,6 +56,7 @@ class EpsilonScheduler(Callback):
         self.parameter = parameter
         self.interval = check_choice("interval", interval, ("step", "epoch"))
         self.log = log
+        self.strict = strict
         self._total: float | None = None
 
     def __repr__(self) -> str:
@@ -55,14 +64,18 @@ class EpsilonScheduler(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            self._losses(pl_module)
+            if not self._losses(pl_module):
+                rank_zero_info(f"EpsilonScheduler: no loss has a scalar `{self.parameter}`; nothing is scheduled.")
             self._total = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._total = self._length(trainer) if self.schedule.needs_total else None
-        self._set(trainer, pl_module)
+        if self._losses(pl_module):
+            self._total = self._length(trainer) if self.schedule.needs_total else None
+            self._set(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if not self._losses(pl_module):
+            return
         value = self._set(trainer, pl_module)
         if self.log:
             pl_module.log(self.parameter, value, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
@@ -77,7 +90,7 @@ class EpsilonScheduler(Callback):
     def _losses(self, pl_module: LightningModule) -> list[TopKLoss]:
         losses = [module for module in pl_module.modules() if isinstance(module, TopKLoss)]
         scheduled = [loss for loss in losses if isinstance(getattr(type(loss), self.parameter, None), property)]
-        if not scheduled:
+        if not scheduled and self.strict:
             found = ", ".join(sorted({type(loss).__name__ for loss in losses})) or "no loss of this package"
             raise ValueError(
                 f"EpsilonScheduler needs a loss with a scalar `{self.parameter}` that can be set. "

@@ -33,6 +33,8 @@ class Net(TopKMixin, LightningModule, loss="ImbalancedNoisedTopKLoss", k=3, log_
         super().__init__(**{"class_counts": COUNTS, **options})
         self.net = nn.Linear(6, NUM_CLASSES)
         self.losses: list[float] = []
+        if options.get("class_counts") is not False:  # also for evaluation without a fit before it
+            self.topk_criterion.bind_class_counts(COUNTS)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = self.topk_loss(self.net(batch[0]), batch[1])

@@ -71,22 +71,21 @@ def test_summary_with_an_empty_class() -> None:
 
 def test_console_shows_percent_and_what_was_not_seen() -> None:
     rows = accuracy_table(HISTOGRAM, [1, 2], [5000, 101, 100, 3])
-    lines = [line.split() for line in printed(console_table(rows, [1, 2], title="Test [x] in %")).splitlines()]
-    assert lines[0] == ["Test", "[x]", "in", "%"]
+    lines = [line.split() for line in printed(console_table(rows, [1, 2])).splitlines()]
     assert ["all,", "macro", "3/4", "5,204", "41.7", "61.1"] in lines
     assert ["few", "(<", "20)", "0/1", "3", "-", "-"] in lines
 
 
 def test_the_best_epoch_stands_beside_within_80_columns() -> None:
     rows = accuracy_table(HISTOGRAM, [1, 2, 2], [500_000, 101, 100, 3])
-    text = printed(console_table(rows, [1, 2, 2], title="Validation", name="last", beside=rows), width=80)
+    text = printed(console_table(rows, [1, 2, 2], name="last", beside=rows), width=80)
     assert text.count("last") == text.count("best") == 3
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= 80
 
 
 def test_console_without_unicode() -> None:
-    assert "all, micro" in printed(console_table(accuracy_table(HISTOGRAM, [1]), [1], title="Test"), encoding="ascii")
+    assert "all, micro" in printed(console_table(accuracy_table(HISTOGRAM, [1]), [1]), encoding="ascii")
 
 
 def test_a_hundred_thousand_classes_are_quick() -> None:
