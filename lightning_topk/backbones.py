@@ -41,7 +41,7 @@ class SmallConvNet(nn.Sequential):
     Example:
         >>> network = SmallConvNet(in_channels=1)
         >>> sum(parameter.numel() for parameter in network.parameters())
-        389088
+        388320
     """
 
     def __init__(self, in_channels: int = 3, width: int = 32) -> None:

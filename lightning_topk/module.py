@@ -19,7 +19,7 @@ Example:
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
@@ -33,9 +33,15 @@ from lightning_topk.backbones import build_backbone
 from lightning_topk.callbacks import ClassFrequencies
 from lightning_topk.callbacks._mixin_hooks import MixinHooks
 from lightning_topk.heads import NormalizedLinear
+from lightning_topk.imbalance import posthoc_logit_adjustment
 from lightning_topk.losses import TopKLoss, build_loss
 
 __all__ = ["TopKClassifier", "TopKMixin"]
+
+if TYPE_CHECKING:
+    _Loss = TopKLoss | dict[str, Any] | str
+else:
+    _Loss = TopKLoss  # What the command line reads: there a misspelt name should be an error, not one more string.
 
 
 class TopKMixin:
@@ -62,6 +68,9 @@ class TopKMixin:
             training data, or ``False`` to do without.
         metrics: Values of K to log, ``True`` for 1, 3, 5 and k as far as they are at most k, or ``False``.
         log_loss: Whether the mean loss of evaluation is logged as ``val_loss`` and ``test_loss``, exact under DDP.
+        posthoc_tau: Strength tau of the post-hoc logit adjustment: metrics, and what :meth:`topk_scores` returns, are
+            made of :math:`s - \\tau \\log \\pi` with the class frequencies of the training data
+            (:func:`~lightning_topk.imbalance.posthoc_logit_adjustment`). The loss is not changed.
 
     Raises:
         TypeError: The mixin stands behind the LightningModule among the bases.
@@ -76,7 +85,7 @@ class TopKMixin:
     _topk_options: ClassVar[dict[str, Any]] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:
-        names = ("loss", "k", "num_classes", "class_counts", "metrics", "log_loss")
+        names = ("loss", "k", "num_classes", "class_counts", "metrics", "log_loss", "posthoc_tau")
         own = {name: options.pop(name) for name in names if name in options}
         super().__init_subclass__(**options)
         cls._topk_options = {**cls._topk_options, **own}
@@ -102,11 +111,12 @@ class TopKMixin:
         class_counts: Any = None,
         metrics: bool | Sequence[int] | None = None,
         log_loss: bool | None = None,
+        posthoc_tau: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         given = {"loss": loss, "k": k, "num_classes": num_classes, "class_counts": class_counts}
-        given |= {"metrics": metrics, "log_loss": log_loss}
+        given |= {"metrics": metrics, "log_loss": log_loss, "posthoc_tau": posthoc_tau}
         options = {**self._topk_options, **{name: value for name, value in given.items() if value is not None}}
         self.topk_criterion = build_loss(options.get("loss", "ImbalancedNoisedTopKLoss"), k=options.get("k"))
         self.topk_k = check_int("k", options.get("k", getattr(self.topk_criterion, "k", 5)), 1)
@@ -120,6 +130,8 @@ class TopKMixin:
         bound = getattr(self.topk_criterion, "class_counts", None)
         self.topk_class_counts = options.get("class_counts", None if bound is None else bound.tolist())
         self.topk_log_loss = bool(options.get("log_loss", False))
+        tau = options.get("posthoc_tau")
+        self.topk_posthoc_tau = None if tau is None else check_float("posthoc_tau", tau)
         self.topk_evaluations = nn.ModuleDict()
         self._topk_active: str | None = None
 
@@ -147,8 +159,27 @@ class TopKMixin:
         )
         total = loss.detach() if loss.ndim == 0 else loss.detach().sum()
         mean = total if getattr(self.topk_criterion, "reduction", "mean") == "mean" else total / weight.clamp(min=1e-12)
-        evaluation.update(logits.detach(), targets, mean, weight)
+        evaluation.update(self.topk_scores(logits.detach()), targets, mean, weight)
         return loss
+
+    def topk_scores(self, logits: Tensor) -> Tensor:
+        """Return the scores that metrics and predictions are made of: the logits, adjusted if ``posthoc_tau`` is given.
+
+        Args:
+            logits: Scores, shape [..., C].
+
+        Raises:
+            RuntimeError: An adjustment without class counts.
+        """
+        if self.topk_posthoc_tau is None:
+            return logits
+        counts = getattr(self.topk_criterion, "class_counts", None)
+        if counts is None:
+            raise RuntimeError(
+                "`posthoc_tau` needs the training counts of the classes before metrics and predictions. Found none in "
+                f"{type(self.topk_criterion).__name__}: train with this option, or give `class_counts`."
+            )
+        return posthoc_logit_adjustment(logits, counts, self.topk_posthoc_tau, zero="clamp")
 
     def configure_callbacks(self) -> Sequence[Any]:
         """Add the callbacks of the mixin to those of the module."""
@@ -208,7 +239,7 @@ def _with_topk_callbacks(configure: Callable[[], Any], module: TopKMixin) -> lis
         callbacks.append(MixinHooks())
     wanted = module.topk_class_counts is not False and isinstance(module.topk_criterion, TopKLoss)
     if wanted and not any(isinstance(callback, ClassFrequencies) for callback in present):
-        needed = module.topk_criterion.needs_class_counts
+        needed = bool(module.topk_criterion.needs_class_counts) or module.topk_posthoc_tau is not None
         callbacks.append(
             ClassFrequencies(module.topk_class_counts, num_classes=module.topk_num_classes, required=needed)
         )
@@ -238,6 +269,7 @@ class TopKClassifier(TopKMixin, pl.LightningModule):
         weight_decay: Weight decay of AdamW, >= 0.
         class_counts: See :class:`TopKMixin`.
         metrics: See :class:`TopKMixin`.
+        posthoc_tau: See :class:`TopKMixin`; predictions are adjusted too.
 
     Raises:
         ValueError: A backbone, weights or loss that does not exist, or a parameter out of range.
@@ -253,7 +285,7 @@ class TopKClassifier(TopKMixin, pl.LightningModule):
         backbone: str | nn.Module = "resnet18",
         *,
         num_classes: int,
-        loss: TopKLoss | dict[str, Any] | str = "ImbalancedNoisedTopKLoss",
+        loss: _Loss = "ImbalancedNoisedTopKLoss",
         k: int | None = None,
         weights: str | None = None,
         normalized_head: bool = False,
@@ -262,9 +294,16 @@ class TopKClassifier(TopKMixin, pl.LightningModule):
         weight_decay: float = 1e-2,
         class_counts: list[int] | str | None = None,
         metrics: bool | list[int] = True,
+        posthoc_tau: float | None = None,
     ) -> None:
         super().__init__(
-            loss=loss, k=k, num_classes=num_classes, class_counts=class_counts, metrics=metrics, log_loss=True
+            loss=loss,
+            k=k,
+            num_classes=num_classes,
+            class_counts=class_counts,
+            metrics=metrics,
+            log_loss=True,
+            posthoc_tau=posthoc_tau,
         )
         check_float("learning_rate", learning_rate, 0.0, low_open=True)
         check_float("weight_decay", weight_decay, 0.0)
@@ -296,9 +335,9 @@ class TopKClassifier(TopKMixin, pl.LightningModule):
         self._step(batch)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Return the k best classes of each row, ``classes`` [N, k], and their logits, ``logits`` [N, k]."""
+        """Return the k best classes of each row, ``classes`` [N, k], and their scores, ``logits`` [N, k]."""
         inputs = batch[0] if isinstance(batch, (list, tuple)) else batch
-        best = torch.topk(self(inputs), self.topk_k)
+        best = torch.topk(self.topk_scores(self(inputs)), self.topk_k)
         return {"classes": best.indices, "logits": best.values}
 
     def configure_optimizers(self) -> Any:

@@ -19,7 +19,7 @@ HEAVY = ("lightning", "pytorch_lightning", "torchvision", "torchmetrics", "matpl
 LAYERS = (
     {"_checks", "_reduce", "imbalance", "schedules", "ops"},
     {"losses", "metrics", "heads"},
-    {"_evaluation", "backbones", "callbacks", "data", "module", "report"},
+    {"_evaluation", "backbones", "callbacks", "data", "module", "plot", "report"},
     {"compare", "cli"},
     {"__main__", "functional", "lightning_topk"},  # entry points: nothing inside imports them
 )

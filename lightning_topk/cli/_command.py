@@ -1,0 +1,202 @@
+"""The command itself."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+from lightning_topk.callbacks import TopKReport
+from lightning_topk.cli._errors import debugging, report_mistake, user_mistake
+from lightning_topk.cli._parser import ConfigFile, TopKArgumentParser, own_defaults
+from lightning_topk.data import ArrayDataModule, GlyphsDataModule
+from lightning_topk.module import TopKClassifier
+
+_PROGRAM = "lightning-topk"
+_HEADER = f"{_PROGRAM}=={sys.modules['lightning_topk'].__version__}"
+_EXAMPLES = {
+    "fit": [
+        f"{_PROGRAM} fit --config configs/quickstart.yaml",
+        f"{_PROGRAM} fit --config configs/quickstart.yaml --config configs/loss/cross_entropy.yaml",
+        f"{_PROGRAM} fit --data GlyphsDataModule --model.loss NoisedTopKLoss --model.loss.k 3 --print_config",
+        f"{_PROGRAM} fit --model.help TopKClassifier",
+    ],
+} | {
+    name: [f"{_PROGRAM} {name} --config logs/quickstart/version_0/config.yaml --ckpt_path CHECKPOINT"]
+    for name in ("validate", "test", "predict")
+}
+
+_SUMMARY = f"""\
+subcommands:
+  fit        train, and validate after each epoch
+  validate   evaluate a checkpoint on the validation set
+  test       evaluate a checkpoint on the test set
+  predict    write the k best classes of each test sample to a file
+
+options:
+  -h, --help  print this, or after a subcommand its options
+  --version   print the version
+
+help on a class:  {_PROGRAM} fit --model.loss.help NoisedTopKLoss
+tracebacks:       LIGHTNING_TOPK_DEBUG=1 {_PROGRAM} ...
+"""
+
+
+class TopKCLI(LightningCLI):
+    """LightningCLI with the defaults of this package; see :mod:`lightning_topk.cli`.
+
+    Args:
+        args: Arguments in place of those of the process.
+        **kwargs: See :class:`lightning.pytorch.cli.LightningCLI`.
+    """
+
+    def __init__(self, args: ArgsType = None, **kwargs: Any) -> None:
+        options: dict[str, Any] = {
+            "model_class": LightningModule,
+            "subclass_mode_model": True,
+            "seed_everything_default": 0,
+            "trainer_defaults": {
+                "logger": {"class_path": "CSVLogger", "init_args": {"save_dir": "logs", "name": "default"}}
+            },
+            # A logger makes a folder for each run; whoever names a version means that folder.
+            "save_config_kwargs": {"overwrite": True},
+            "parser_class": TopKArgumentParser,
+            "parser_kwargs": {
+                "prog": _PROGRAM,
+                "version": _HEADER.partition("==")[2],
+                "examples": _EXAMPLES["fit"][:2],
+                "summary": _SUMMARY,
+                **{name: {"examples": _EXAMPLES[name]} for name in self.subcommands()},
+            },
+        }
+        super().__init__(args=args, **{**options, **kwargs})
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        parser = self.parser_class(**{"dump_header": [_HEADER], **kwargs})
+        parser.add_argument("-c", "--config", action=ConfigFile, help="Path to a configuration file in YAML format.")
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.set_defaults({"model": {"class_path": "lightning_topk.TopKClassifier"}})
+        parser.link_arguments(
+            "data", "model.init_args.num_classes", compute_fn=self.num_classes_of, apply_on="instantiate"
+        )
+        parser.link_arguments("data.num_channels", "model.init_args.in_channels", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        with own_defaults():
+            if isinstance(args, dict | Namespace):
+                self.config = parser.parse_object(args)
+            else:
+                self.config = parser.parse_args(
+                    [_print_config(arg) for arg in (sys.argv[1:] if args is None else args)]
+                )
+
+    def before_instantiate_classes(self) -> None:
+        if self.subcommand != "fit":
+            # What served the training, such as a scheduler, is not missed in evaluation.
+            warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks used to create")
+        model = self._get(self.config, "model")
+        if self._get(self.config, "data") is None and locate(model.class_path) is TopKClassifier:
+            raise ValueError(
+                "TopKClassifier should be given data, by `--data` or a configuration file: "
+                "`--data GlyphsDataModule`, or `--config configs/quickstart.yaml`. Found none."
+            )
+
+    def num_classes_of(self, data: Any) -> int | None:
+        """Return the number of classes for a model that takes one: that of the data, or else what was given."""
+        model = self._get(self.config, "model")
+        given = model.get("init_args", Namespace()).get("num_classes")
+        linked = getattr(data, "num_classes", None)
+        if given is not None and linked is not None and given != linked:
+            raise ValueError(
+                f"The number of classes of `--model.num_classes` or of the checkpoint should be that of the data, "
+                f"{linked}. Found {given}."
+            )
+        if given is None and linked is None and locate(model.class_path) is TopKClassifier:
+            raise ValueError(
+                "The number of classes should be an attribute `num_classes` of the data module, or be given by "
+                f"`--model.num_classes`. Found neither in {type(data).__name__}."
+            )
+        return given if linked is None else linked
+
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        if isinstance(self.datamodule, ArrayDataModule | GlyphsDataModule):
+            # Their samples lie in memory: there is nothing that worker processes could do sooner.
+            warnings.filterwarnings("ignore", "The '.*' does not have many workers")
+
+    def predict(self, **options: Any) -> None:
+        """Predict, and save what the model returned as ``predictions.pt`` in the log directory."""
+        batches = self.trainer.predict(**options)
+        folder = self.trainer.log_dir
+        if not batches or folder is None:
+            return
+        rank = f"_{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
+        path = Path(folder, f"predictions{rank}.pt")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(_joined(batches), path)
+        print(path)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        super()._run_subcommand(subcommand)
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        reported = any(isinstance(callback, TopKReport) for callback in callbacks)  # it prints the folder
+        if subcommand != "predict" and not reported and self.trainer.is_global_zero and self.trainer.log_dir:
+            print(self.trainer.log_dir)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command.
+
+    Args:
+        args: Arguments in place of those of the process.
+
+    Raises:
+        SystemExit: With status 2 and a few lines on stderr after a user's mistake; with status 0 after help.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a console script does not see the files of the current folder otherwise
+    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    log.addFilter(_no_advertisement)
+    try:
+        with warnings.catch_warnings():
+            # Lightning's own code on torch >= 2.9.
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+            # Every run has a folder of its own, so a checkpoint always comes from another one.
+            warnings.filterwarnings("ignore", "The dirpath has changed from")
+            # What `--optimizer` is for.
+            warnings.filterwarnings("ignore", ".*configure_optimizers` will be overridden")
+            TopKCLI(list(args) if args is not None else None)
+    except Exception as error:
+        message = None if debugging() else user_mistake(error)
+        if message is None:
+            raise
+        report_mistake(message)
+        sys.exit(2)
+    finally:
+        log.removeFilter(_no_advertisement)
+
+
+def _print_config(arg: str) -> str:
+    """Make the short form of ``--print_config`` the default."""
+    return {"--print_config": "--print_config=skip_default", "--print_config=full": "--print_config="}.get(arg, arg)
+
+
+def _no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip: For seamless cloud" not in record.getMessage()
+
+
+def _joined(batches: list[Any]) -> Any:
+    """Join batches that are mappings of tensors along the rows; leave others as they are."""
+    if all(isinstance(batch, dict) and batch.keys() == batches[0].keys() for batch in batches):
+        return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    return batches

@@ -1,0 +1,135 @@
+"""The parser: short help and errors, and classes that start from their own defaults."""
+
+import argparse
+import inspect
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from pydoc import locate
+from typing import Any, NoReturn
+from unittest import mock
+
+import yaml  # type: ignore[import-untyped]
+from jsonargparse import ActionConfigFile, DefaultHelpFormatter, _typehints
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lightning_topk.cli._errors import debugging
+from lightning_topk.cli._explain import explain
+
+_SHOWN_CLASSES = 12
+_ON_CHANGE = "discard_init_args_on_class_path_change"
+
+
+class ShortHelp(DefaultHelpFormatter):
+    """Help that lists classes by their bare names, and few of them."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = super()._get_help_string(action) or ""
+        head, found, paths = text.partition("known subclasses: ")
+        if not found:
+            return text
+        names = [path.strip(" )").rpartition(".")[2] for path in paths.split(",")]
+        more = ", ..." if len(names) > _SHOWN_CLASSES else ""
+        return f"{head}known subclasses: {', '.join(names[:_SHOWN_CLASSES])}{more})"
+
+
+class ConfigFile(ActionConfigFile):
+    """The option ``--config``; the parser remembers the files for the message of an error."""
+
+    @staticmethod
+    def apply_config(parser: Any, cfg: Any, dest: str, value: Any) -> None:
+        parser.reading = str(value)
+        ActionConfigFile.apply_config(parser, cfg, dest, value)
+        if os.path.isfile(value):
+            content = yaml.safe_load(Path(value).read_text())
+            if not isinstance(content.get("trainer") or {}, dict):  # passed over otherwise
+                parser.error(f"Unexpected config: trainer: {content['trainer']}")
+        parser.files_read.append(parser.reading)
+        parser.reading = None
+
+
+class TopKArgumentParser(LightningArgumentParser):
+    """Argument parser of :class:`~lightning_topk.cli.TopKCLI`.
+
+    Args:
+        examples: Commands that head the help.
+        summary: What follows them in place of the list of options.
+    """
+
+    def __init__(self, *args: Any, examples: Sequence[str] = (), summary: str | None = None, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", ShortHelp)
+        # Or a misspelt option would pass as the abbreviation of another.
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+        self.examples = examples
+        self.summary = summary
+        self.reading: str | None = None
+        self.files_read: list[str] = []
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        head = "examples:\n" + "".join(f"  {example}\n" for example in self.examples) + "\n" if self.examples else ""
+        if self.summary is not None:
+            return head + self.summary
+        # The usage of a subcommand names each of its two hundred options, as the list below it does.
+        text = super().format_help(*args, **kwargs)
+        return head + re.sub(r"\Ausage:.*?\n\n", "", text, count=1, flags=re.DOTALL)
+
+    def dump(self, cfg: Any, *args: Any, **kwargs: Any) -> str:
+        text = super().dump(cfg, *args, **kwargs)
+        if not kwargs.get("skip_default"):
+            return text
+        # jsonargparse skips the defaults of classes that are options of their own, but not of those in lists.
+        header = "".join(f"# {line}\n" for line in self.dump_header or ())
+        return header + yaml.safe_dump(_without_defaults(yaml.safe_load(text)), sort_keys=False)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:  # the parser of a class within a parser, which will report it
+            super().error(message, ex)
+        if debugging():
+            raise argparse.ArgumentError(None, message) from ex
+        parser = getattr(ex, "subcommand_parser", None) or self
+        sys.stderr.write(explain(message, parser))
+        sys.exit(2)
+
+
+def _without_defaults(value: Any) -> Any:
+    """Leave out arguments of classes that have the value of the signature."""
+    if isinstance(value, list):
+        return [_without_defaults(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    result = {name: _without_defaults(each) for name, each in value.items()}
+    cls = locate(str(value.get("class_path")))
+    if inspect.isclass(cls) and "init_args" in result:
+        parameters = inspect.signature(cls).parameters
+        kept = {
+            name: each
+            for name, each in result.pop("init_args").items()
+            if name not in parameters or parameters[name].default != each
+        }
+        result |= {"init_args": kept} if kept else {}
+    return result
+
+
+@contextmanager
+def own_defaults() -> Iterator[None]:
+    """Make every class that replaces another start from its own defaults.
+
+    jsonargparse keeps the arguments that both classes have, whether they were given or are defaults of the replaced
+    class, and drops the others silently. ``--model.loss NoisedTopKLoss`` would get the epsilon of the loss that it
+    replaces, and a data file the imbalance factor of the data set before it.
+    """
+
+    def discard_all(parser_or_action: Any, previous: Any, value: Any) -> None:
+        if not previous or "init_args" not in previous:
+            return
+        before, now = previous["class_path"], value["class_path"]
+        if before != now and locate(str(before)) is not locate(str(now)):
+            for key in list(previous["init_args"].__dict__):
+                del previous["init_args"].__dict__[key]
+
+    with mock.patch.object(_typehints, _ON_CHANGE, discard_all):
+        yield
