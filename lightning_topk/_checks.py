@@ -73,6 +73,15 @@ def check_logits(logits: Any) -> None:
         )
 
 
+def check_per_class(name: str, values: Tensor, logits: Tensor) -> None:
+    """Raise when ``values`` has not one entry for each class of the logits."""
+    if values.shape != logits.shape[-1:]:
+        raise ValueError(
+            f"Parameter `{name}` should have one entry per class, shape [{logits.shape[-1]}]. "
+            f"Found {list(values.shape)} with logits of {list(logits.shape)}."
+        )
+
+
 def check_scores(logits: Any, targets: Any, *, ignore_index: int | None = None, soft: bool = True) -> bool:
     """Check a pair of logits and targets; return whether the targets are soft.
 

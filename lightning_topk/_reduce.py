@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lightning_topk._checks import check_choice, check_scores
+from lightning_topk._checks import check_choice, check_per_class, check_scores
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -42,11 +42,8 @@ def reduce_labels(
     """
     check_choice("reduction", reduction, REDUCTIONS)
     soft = check_scores(logits, targets, ignore_index=ignore_index)
-    if weight is not None and weight.shape != logits.shape[-1:]:
-        raise ValueError(
-            f"Parameter `weight` should have one entry per class, shape [{logits.shape[-1]}]. "
-            f"Found {list(weight.shape)} with logits of {list(logits.shape)}."
-        )
+    if weight is not None:
+        check_per_class("weight", weight, logits)
     num_classes = logits.shape[-1]
     scores = logits.reshape(-1, num_classes)
     if scores.dtype in (torch.float16, torch.bfloat16):
@@ -70,8 +67,58 @@ def reduce_labels(
         losses = losses + torch.where(valid, _nan_unless_finite(scores), 0.0)
     if soft:
         losses = losses + _nan_unless_finite(scores)
+    return reduce_rows(losses.reshape(logits.shape[:-1]), counted, reduction)
+
+
+def at_labels(values: Tensor, labels: Tensor) -> Tensor:
+    """Return the values [N, C] at the labels that :func:`reduce_labels` hands to a loss: at [N, 1], or all [N, C].
+
+    All labels need no gathering, whose backward pass would cost more than the loss.
+    """
+    return values.gather(-1, labels) if labels.shape[-1] == 1 else values
+
+
+def weigh_rows(
+    row_loss: Callable[[Tensor, Tensor], Tensor],
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+) -> tuple[Tensor, Tensor]:
+    """Apply a loss of rows, in place of a loss of labels, and weigh it as :func:`reduce_labels` does.
+
+    Args:
+        row_loss: ``(logits [..., C], targets) -> [...]``, linear in soft targets and 0 where the target is ignored.
+        logits: Scores, shape [..., C].
+        targets: Class indices [...] or soft labels [..., C].
+        weight: Class weights, shape [C].
+        ignore_index: Class index whose samples count nothing.
+
+    Returns:
+        Weighted losses [...], and the weights [...] whose sum their mean is divided by.
+    """
+    soft = check_scores(logits, targets, ignore_index=ignore_index)
+    if weight is not None:
+        check_per_class("weight", weight, logits)
+    if soft:
+        shares = targets if weight is None else targets * weight
+        losses = row_loss(logits, shares)
+        return losses, shares.to(losses).sum(-1)
+    index = targets.long()
+    valid = index != ignore_index
+    losses = row_loss(logits, index)
+    counted = valid.to(losses.dtype)
+    if weight is not None:
+        counted = counted * weight.to(losses)[torch.where(valid, index, 0)]
+    return torch.where(valid, counted * losses, 0.0), counted
+
+
+def reduce_rows(losses: Tensor, counted: Tensor, reduction: str) -> Tensor:
+    """Reduce weighted losses [...]; the mean divides by the sum of the weights ``counted``, and is 0 without any."""
+    check_choice("reduction", reduction, REDUCTIONS)
     if reduction == "none":
-        return losses.reshape(logits.shape[:-1])
+        return losses
     if reduction == "sum":
         return losses.sum()
     total = counted.sum()

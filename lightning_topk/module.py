@@ -26,14 +26,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from lightning_topk._checks import check_classes_exceed_k, check_float, check_int
+from lightning_topk._checks import check_classes_exceed_k, check_float, check_int, check_per_class
 from lightning_topk._evaluation import Evaluation
 from lightning_topk._reduce import counted_weight
 from lightning_topk.backbones import build_backbone
 from lightning_topk.callbacks import ClassFrequencies
 from lightning_topk.callbacks._mixin_hooks import MixinHooks
 from lightning_topk.heads import NormalizedLinear
-from lightning_topk.imbalance import posthoc_logit_adjustment
+from lightning_topk.imbalance import log_priors
 from lightning_topk.losses import TopKLoss, build_loss
 
 __all__ = ["TopKClassifier", "TopKMixin"]
@@ -54,7 +54,9 @@ class TopKMixin:
     * in validation and test, macro and micro top-K accuracy, and macro top-K over the many-, medium- and few-shot
       classes, are logged as ``val_macro_top5``, ``val_top5``, ``val_few_top5`` and so on. Under DDP they are exact:
       samples that a DistributedSampler repeats are left out;
-    * noise differs between ranks and steps, and a resumed run draws the noise that it would have drawn.
+    * noise differs between ranks and steps, and a resumed run draws the noise that it would have drawn;
+    * trainable parameters of the loss, such as the threshold of :class:`~lightning_topk.losses.STkLoss`, join the
+      optimizer when it was given others alone, and have no weight decay.
 
     Options are given as class keywords, ``class Net(TopKMixin, LightningModule, loss="NoisedTopKLoss", k=3)``, or to
     ``super().__init__(loss=..., k=...)``; the latter win.
@@ -69,7 +71,7 @@ class TopKMixin:
         metrics: Values of K to log, ``True`` for 1, 3, 5 and k as far as they are at most k, or ``False``.
         log_loss: Whether the mean loss of evaluation is logged as ``val_loss`` and ``test_loss``, exact under DDP.
         posthoc_tau: Strength tau of the post-hoc logit adjustment: metrics, and what :meth:`topk_scores` returns, are
-            made of :math:`s - \\tau \\log \\pi` with the class frequencies of the training data
+            made of the logits minus tau times the log-priors of the training data
             (:func:`~lightning_topk.imbalance.posthoc_logit_adjustment`). The loss is not changed.
 
     Raises:
@@ -134,6 +136,7 @@ class TopKMixin:
         self.topk_posthoc_tau = None if tau is None else check_float("posthoc_tau", tau)
         self.topk_evaluations = nn.ModuleDict()
         self._topk_active: str | None = None
+        self._topk_priors: tuple[Tensor, Tensor] | None = None
 
     def topk_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of a batch; in validation and test also count it for the metrics.
@@ -176,10 +179,15 @@ class TopKMixin:
         counts = getattr(self.topk_criterion, "class_counts", None)
         if counts is None:
             raise RuntimeError(
-                "`posthoc_tau` needs the training counts of the classes before metrics and predictions. Found none in "
-                f"{type(self.topk_criterion).__name__}: train with this option, or give `class_counts`."
+                "`posthoc_tau` needs a loss of this package that knows the training counts of the classes. Found none "
+                f"in {type(self.topk_criterion).__name__}: load the checkpoint of a run that has counted them, or call "
+                "`topk_criterion.bind_class_counts(counts)`."
             )
-        return posthoc_logit_adjustment(logits, counts, self.topk_posthoc_tau, zero="clamp")
+        check_per_class("class_counts", counts, logits)
+        if self._topk_priors is None or self._topk_priors[0] is not counts:
+            # Kept, as to read the counts is to wait for the device.
+            self._topk_priors = counts, log_priors(counts, zero="clamp").to(counts.device)
+        return logits - self.topk_posthoc_tau * self._topk_priors[1]
 
     def configure_callbacks(self) -> Sequence[Any]:
         """Add the callbacks of the mixin to those of the module."""

@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 
 from lightning_topk.imbalance import (
     check_counts,
+    class_balanced_weights,
     class_counts,
     class_groups,
     ldam_margins,
+    log_priors,
     nonzero_counts,
+    posthoc_logit_adjustment,
     read_counts,
 )
 
@@ -141,3 +144,66 @@ def test_real_counts(shared_data: Path) -> None:
     assert counts.tolist() == json.loads(path.read_text())["counts"]
     groups = {name: int(mask.sum()) for name, mask in class_groups(counts).items()}
     assert groups == {"many": 385, "medium": 479, "few": 136}  # as published for ImageNet-LT
+
+
+@pytest.mark.parametrize(
+    ("counts", "beta", "weights"),
+    [
+        ([1, 2, 3], 0.5, (1.340426, 0.893617, 0.765957)),
+        ([500, 50, 5], 0.9999, (0.027690, 0.270763, 2.701547)),
+        ([500, 50, 5], 1.0, (0.027027, 0.270270, 2.702703)),
+        ([500, 50, 5], 0.0, (1.0, 1.0, 1.0)),
+    ],
+)
+def test_class_balanced_weights(counts: list[int], beta: float, weights: tuple[float, ...]) -> None:
+    assert class_balanced_weights(counts, beta).tolist() == pytest.approx(weights, abs=1e-6)
+
+
+@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=30), st.sampled_from([0.0, 0.9, 0.9999, 1 - 1e-12, 1.0]))
+def test_class_balanced_weights_have_mean_one_and_fall_with_the_count(counts: list[int], beta: float) -> None:
+    weights = class_balanced_weights(counts, beta)
+    assert math.isclose(weights.double().sum(), len(counts), rel_tol=1e-5)
+    assert (weights[torch.tensor(counts).argsort()].diff() <= 1e-5 * weights.max()).all()
+    if beta == 1 - 1e-12:
+        torch.testing.assert_close(weights, class_balanced_weights(counts, 1.0), rtol=1e-4, atol=0)
+
+
+def test_bad_weights_and_priors() -> None:
+    for beta in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match=r"`beta` should be a finite number >= 0 and <= 1\. Found `beta = "):
+            class_balanced_weights([1, 2], beta)
+    for function in (class_balanced_weights, log_priors):
+        with pytest.raises(ValueError, match=r"Found none for 1 of 2 classes: 1\."):
+            function([3, 0])
+        assert function([3, 0], zero="clamp").isfinite().all()
+
+
+def test_log_priors() -> None:
+    assert log_priors([1, 3]).tolist() == pytest.approx([math.log(0.25), math.log(0.75)])
+    assert log_priors([3, 0], zero="clamp").exp().tolist() == pytest.approx([0.75, 0.25])
+
+
+def test_posthoc_adjustment_undoes_the_prior() -> None:
+    """A network that knows the posterior probabilities ranks by likelihood afterwards."""
+    counts, likelihood = torch.tensor([90, 9, 1]), torch.tensor([[0.2, 0.3, 0.5]], dtype=torch.float64)
+    logits = (likelihood * counts).log() + 5.0
+    adjusted = posthoc_logit_adjustment(logits, counts)
+    torch.testing.assert_close(adjusted.softmax(-1), likelihood, rtol=1e-6, atol=1e-6)
+    assert logits.argmax(-1) == 0
+    assert adjusted.argmax(-1) == 2
+    assert adjusted.topk(2).indices.tolist() == [[2, 1]]
+    assert torch.equal(posthoc_logit_adjustment(logits, counts, tau=0.0), logits)
+    half = posthoc_logit_adjustment(logits.bfloat16(), counts)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, posthoc_logit_adjustment(logits.bfloat16().float(), counts))
+
+
+def test_bad_posthoc_adjustment() -> None:
+    with pytest.raises(ValueError, match=r"Found 2 counts for 3 classes"):
+        posthoc_logit_adjustment(torch.zeros(1, 3), [1, 2])
+    with pytest.raises(ValueError, match=r"`tau` should be a finite number\. Found `tau = inf`"):
+        posthoc_logit_adjustment(torch.zeros(1, 2), [1, 2], tau=math.inf)
+    with pytest.raises(ValueError, match=r"Found none for 1 of 2 classes: 0\."):
+        posthoc_logit_adjustment(torch.zeros(1, 2), [0, 2])
+    with pytest.raises(TypeError, match=r"`logits` should have a floating point dtype"):
+        posthoc_logit_adjustment(torch.zeros(1, 2, dtype=torch.long), [1, 2])

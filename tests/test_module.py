@@ -16,6 +16,7 @@ from lightning_topk import TopKClassifier, TopKMixin
 from lightning_topk.backbones import SmallConvNet
 from lightning_topk.callbacks import ClassFrequencies
 from lightning_topk.heads import NormalizedLinear
+from lightning_topk.imbalance import posthoc_logit_adjustment
 from lightning_topk.losses import CrossEntropyLoss, ImbalancedNoisedTopKLoss, NoisedTopKLoss
 from runs import CLASSES, Net, SaveAt, StatefulLoader, loader, make_trainer, seeded, vectors
 
@@ -404,3 +405,62 @@ class TestClassifier:
             TopKClassifier(
                 **{"backbone": SmallConvNet(1), "num_classes": CLASSES, "loss": "NoisedTopKLoss", **arguments}
             )
+
+
+class TestPosthoc:
+    def test_metrics_are_those_of_adjusted_logits_and_the_loss_is_not(self) -> None:
+        train, val = vectors(200), vectors(61, seed=5)
+        logged = {}
+        for tau in (None, 1.5):
+            model, trainer = seeded(loss="CrossEntropyLoss", k=3, log_loss=True, posthoc_tau=tau), make_trainer()
+            trainer.fit(model, loader(train), loader(val))
+            logged[tau] = dict(trainer.callback_metrics)
+        assert logged[None]["val_loss"] == logged[1.5]["val_loss"]
+        counts = torch.bincount(train.tensors[1], minlength=CLASSES)
+        shifted = nn.Linear(6, CLASSES)
+        shifted.weight.data = model.net.weight.data
+        shifted.bias.data = posthoc_logit_adjustment(model.net.bias.data, counts, 1.5)
+        adjusted = seeded(Net)
+        adjusted.net = shifted
+        for name, value in slow_scores(adjusted, val).items():
+            assert math.isclose(logged[1.5][name].item(), value, rel_tol=1e-6), name
+        assert logged[None]["val_macro_top3"] != logged[1.5]["val_macro_top3"]
+
+    @pytest.mark.parametrize("loss", ["NoisedTopKLoss", "ImbalancedNoisedTopKLoss", "FocalLoss"])
+    def test_predictions_of_any_loss_and_a_checkpoint_that_was_trained_without(self, loss: str, tmp_path: Any) -> None:
+        model = TopKClassifier(Features(), num_classes=CLASSES, loss=loss, k=3)
+        trainer = make_trainer()
+        trainer.fit(model, loader(vectors(200)))
+        trainer.save_checkpoint(tmp_path / "run.ckpt")
+        twin = TopKClassifier.load_from_checkpoint(tmp_path / "run.ckpt", backbone=Features(), posthoc_tau=1.0)
+        assert twin.hparams["posthoc_tau"] == 1.0
+        inputs, counts = vectors().tensors[0], torch.bincount(vectors(200).tensors[1], minlength=CLASSES)
+        with torch.no_grad():
+            best = posthoc_logit_adjustment(twin.eval()(inputs), counts).topk(3)
+        predictions = make_trainer().predict(twin, loader(vectors()))
+        assert torch.equal(torch.cat([batch["classes"] for batch in predictions]), best.indices)
+        torch.testing.assert_close(torch.cat([batch["logits"] for batch in predictions]), best.values)
+
+    def test_new_counts_change_the_adjustment(self) -> None:
+        model = Net(loss="CrossEntropyLoss", k=2, posthoc_tau=1.0)
+        for counts in ([1, 9], [5, 5]):
+            model.topk_criterion.bind_class_counts(counts)
+            logits = torch.randn(4, 2)
+            torch.testing.assert_close(model.topk_scores(logits), posthoc_logit_adjustment(logits, counts))
+        model.topk_posthoc_tau = None
+        assert model.topk_scores(logits) is logits
+
+    def test_bad_input(self) -> None:
+        with pytest.raises(ValueError, match=r"`posthoc_tau` should be a finite number\. Found `posthoc_tau = nan`"):
+            Net(posthoc_tau=math.nan)
+        with pytest.raises(RuntimeError, match=r"`posthoc_tau` needs .* Found none in CrossEntropyLoss: load"):
+            make_trainer().validate(Net(loss="CrossEntropyLoss", k=3, posthoc_tau=1.0), loader(vectors()))
+        with pytest.raises(ValueError, match=r"Found none for 1 of 9 classes: 8\."):
+            model = Net(loss="CrossEntropyLoss", k=3, posthoc_tau=1.0, num_classes=CLASSES + 1)
+            make_trainer().fit(model, loader(vectors()))
+        model = Net(loss="CrossEntropyLoss", k=2, posthoc_tau=1.0)
+        model.topk_criterion.bind_class_counts([1, 2])
+        with pytest.raises(
+            ValueError, match=r"`class_counts` should have one entry per class, shape \[3\]\. Found \[2\]"
+        ):
+            model.topk_scores(torch.zeros(1, 3))

@@ -1,9 +1,10 @@
 """Callbacks: what a loss needs from the run, and what a run should report.
 
 :class:`ClassFrequencies` finds how many training samples each class has and binds the counts to the loss,
-:class:`EpsilonScheduler` sets a scalar of the loss by a schedule of the training step, and :class:`TopKReport` writes
-the table, files and figures of a run. All follow one law: what they do is the same on every process, and a run that
-is resumed from a checkpoint goes on as if it had not been stopped.
+:class:`EpsilonScheduler` sets a scalar of the loss by a schedule of the training step, :class:`DeferredReweighting`
+gives it class weights late in training, and :class:`TopKReport` writes the table, files and figures of a run. All
+follow one law: what they do is the same on every process, and a run that is resumed from a checkpoint goes on as if it
+had not been stopped.
 
 Example:
     >>> from lightning_topk.callbacks import EpsilonScheduler
@@ -13,7 +14,8 @@ Example:
 """
 
 from lightning_topk.callbacks._class_frequencies import ClassFrequencies
+from lightning_topk.callbacks._deferred_reweighting import DeferredReweighting
 from lightning_topk.callbacks._epsilon_scheduler import EpsilonScheduler
 from lightning_topk.callbacks._topk_report import TopKReport
 
-__all__ = ["ClassFrequencies", "EpsilonScheduler", "TopKReport"]
+__all__ = ["ClassFrequencies", "DeferredReweighting", "EpsilonScheduler", "TopKReport"]

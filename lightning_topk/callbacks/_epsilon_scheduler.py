@@ -55,7 +55,7 @@ class EpsilonScheduler(Callback):
         self.schedule = schedule
         self.parameter = parameter
         self.interval = check_choice("interval", interval, ("step", "epoch"))
-        self.log = log
+        self._logs = bool(log)  # the Trainer gives every callback an attribute `log` of its own
         self.strict = strict
         self._total: float | None = None
 
@@ -77,7 +77,7 @@ class EpsilonScheduler(Callback):
         if not self._losses(pl_module):
             return
         value = self._set(trainer, pl_module)
-        if self.log:
+        if self._logs:
             pl_module.log(self.parameter, value, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
 
     def _set(self, trainer: Trainer, pl_module: LightningModule) -> float:

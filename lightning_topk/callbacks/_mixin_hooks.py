@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 
+from lightning_topk.callbacks._loss_parameters import train_loss_parameters
 from lightning_topk.losses import TopKLoss
 from lightning_topk.metrics import unpadded_size
 
@@ -30,6 +31,10 @@ class MixinHooks(Callback):
         if stage == "fit":
             seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
             self._seed = int(trainer.strategy.broadcast(seed))
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        # Whoever made the optimizers, a method of the module or the command line, they are there by now.
+        train_loss_parameters(pl_module, pl_module.topk_criterion, trainer.optimizers)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         for module in pl_module.modules():

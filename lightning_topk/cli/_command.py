@@ -4,15 +4,15 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from pydoc import locate
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lightning_topk.callbacks import TopKReport
 from lightning_topk.cli._errors import debugging, report_mistake, user_mistake
@@ -50,6 +50,14 @@ tracebacks:       LIGHTNING_TOPK_DEBUG=1 {_PROGRAM} ...
 """
 
 
+class SaveConfig(SaveConfigCallback):
+    """Save the configuration in the folder of the run; without a logger there is none, only the current folder."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.loggers:
+            super().setup(trainer, pl_module, stage)
+
+
 class TopKCLI(LightningCLI):
     """LightningCLI with the defaults of this package; see :mod:`lightning_topk.cli`.
 
@@ -66,6 +74,7 @@ class TopKCLI(LightningCLI):
             "trainer_defaults": {
                 "logger": {"class_path": "CSVLogger", "init_args": {"save_dir": "logs", "name": "default"}}
             },
+            "save_config_callback": SaveConfig,
             # A logger makes a folder for each run; whoever names a version means that folder.
             "save_config_kwargs": {"overwrite": True},
             "parser_class": TopKArgumentParser,
@@ -73,7 +82,7 @@ class TopKCLI(LightningCLI):
                 "prog": _PROGRAM,
                 "version": _HEADER.partition("==")[2],
                 "examples": _EXAMPLES["fit"][:2],
-                "summary": _SUMMARY,
+                "summary": _SUMMARY if kwargs.get("run", True) else None,
                 **{name: {"examples": _EXAMPLES[name]} for name in self.subcommands()},
             },
         }
@@ -129,7 +138,14 @@ class TopKCLI(LightningCLI):
         return given if linked is None else linked
 
     def instantiate_classes(self) -> None:
-        super().instantiate_classes()
+        self.parser.add_instantiator(_construct, object, subclasses=True)
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            failures = self.parser.failures  # type: ignore[attr-defined]
+            if failures and failures[-1] is not error and str(failures[-1]) in str(error):
+                raise failures[-1] from failures[-1].__cause__
+            raise
         if isinstance(self.datamodule, ArrayDataModule | GlyphsDataModule):
             # Their samples lie in memory: there is nothing that worker processes could do sooner.
             warnings.filterwarnings("ignore", "The '.*' does not have many workers")
@@ -146,12 +162,14 @@ class TopKCLI(LightningCLI):
         torch.save(_joined(batches), path)
         print(path)
 
-    def _run_subcommand(self, subcommand: str) -> None:
-        super()._run_subcommand(subcommand)
+    def after_fit(self) -> None:
+        """Print the log directory as the last line, unless :class:`TopKReport` has done so."""
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
-        reported = any(isinstance(callback, TopKReport) for callback in callbacks)  # it prints the folder
-        if subcommand != "predict" and not reported and self.trainer.is_global_zero and self.trainer.log_dir:
+        reported = any(isinstance(callback, TopKReport) for callback in callbacks)
+        if not reported and self.trainer.is_global_zero and self.trainer.loggers:
             print(self.trainer.log_dir)
+
+    after_validate = after_test = after_fit
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -186,6 +204,10 @@ def main(args: Sequence[str] | None = None) -> None:
         log.removeFilter(_no_advertisement)
 
 
+def _construct(cls: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return cls(*args, **kwargs)
+
+
 def _print_config(arg: str) -> str:
     """Make the short form of ``--print_config`` the default."""
     return {"--print_config": "--print_config=skip_default", "--print_config=full": "--print_config="}.get(arg, arg)
@@ -197,6 +219,8 @@ def _no_advertisement(record: logging.LogRecord) -> bool:
 
 def _joined(batches: list[Any]) -> Any:
     """Join batches that are mappings of tensors along the rows; leave others as they are."""
-    if all(isinstance(batch, dict) and batch.keys() == batches[0].keys() for batch in batches):
-        return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
-    return batches
+    if not all(isinstance(batch, dict) and batch.keys() == batches[0].keys() for batch in batches):
+        return batches
+    if not all(isinstance(value, torch.Tensor) and value.ndim for batch in batches for value in batch.values()):
+        return batches
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}

@@ -1,12 +1,12 @@
 """The parser: short help and errors, and classes that start from their own defaults."""
 
 import argparse
-import inspect
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import wraps
 from pathlib import Path
 from pydoc import locate
 from typing import Any, NoReturn
@@ -16,6 +16,7 @@ import yaml  # type: ignore[import-untyped]
 from jsonargparse import ActionConfigFile, DefaultHelpFormatter, _typehints
 from lightning.pytorch.cli import LightningArgumentParser
 
+from lightning_topk.cli._difference import difference
 from lightning_topk.cli._errors import debugging
 from lightning_topk.cli._explain import explain
 
@@ -57,6 +58,11 @@ class TopKArgumentParser(LightningArgumentParser):
     Args:
         examples: Commands that head the help.
         summary: What follows them in place of the list of options.
+
+    Attributes:
+        failures: What constructors have raised. jsonargparse tells it in words of its own, about all the types that
+            an option can have.
+        files_read: The files of ``--config``, and in ``reading`` the one that is being read.
     """
 
     def __init__(self, *args: Any, examples: Sequence[str] = (), summary: str | None = None, **kwargs: Any) -> None:
@@ -66,6 +72,7 @@ class TopKArgumentParser(LightningArgumentParser):
         super().__init__(*args, **kwargs)
         self.examples = examples
         self.summary = summary
+        self.failures: list[Exception] = []
         self.reading: str | None = None
         self.files_read: list[str] = []
 
@@ -78,12 +85,23 @@ class TopKArgumentParser(LightningArgumentParser):
         return head + re.sub(r"\Ausage:.*?\n\n", "", text, count=1, flags=re.DOTALL)
 
     def dump(self, cfg: Any, *args: Any, **kwargs: Any) -> str:
-        text = super().dump(cfg, *args, **kwargs)
-        if not kwargs.get("skip_default"):
-            return text
-        # jsonargparse skips the defaults of classes that are options of their own, but not of those in lists.
+        if not kwargs.pop("skip_default", False):
+            return super().dump(cfg, *args, **kwargs)
+        config = yaml.safe_load(super().dump(cfg, *args, **kwargs))
+        defaults = yaml.safe_load(super().dump(self.get_defaults(), *args, **kwargs))
         header = "".join(f"# {line}\n" for line in self.dump_header or ())
-        return header + yaml.safe_dump(_without_defaults(yaml.safe_load(text)), sort_keys=False)
+        return header + yaml.safe_dump(difference(config, defaults), sort_keys=False)
+
+    def add_instantiator(self, instantiator: Any, *args: Any, **kwargs: Any) -> None:
+        @wraps(instantiator)
+        def remembering(class_type: Any, *values: Any, **named: Any) -> Any:
+            try:
+                return instantiator(class_type, *values, **named)
+            except Exception as error:
+                self.failures.append(error)
+                raise
+
+        super().add_instantiator(remembering, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # the parser of a class within a parser, which will report it
@@ -93,25 +111,6 @@ class TopKArgumentParser(LightningArgumentParser):
         parser = getattr(ex, "subcommand_parser", None) or self
         sys.stderr.write(explain(message, parser))
         sys.exit(2)
-
-
-def _without_defaults(value: Any) -> Any:
-    """Leave out arguments of classes that have the value of the signature."""
-    if isinstance(value, list):
-        return [_without_defaults(each) for each in value]
-    if not isinstance(value, dict):
-        return value
-    result = {name: _without_defaults(each) for name, each in value.items()}
-    cls = locate(str(value.get("class_path")))
-    if inspect.isclass(cls) and "init_args" in result:
-        parameters = inspect.signature(cls).parameters
-        kept = {
-            name: each
-            for name, each in result.pop("init_args").items()
-            if name not in parameters or parameters[name].default != each
-        }
-        result |= {"init_args": kept} if kept else {}
-    return result
 
 
 @contextmanager
@@ -131,5 +130,6 @@ def own_defaults() -> Iterator[None]:
             for key in list(previous["init_args"].__dict__):
                 del previous["init_args"].__dict__[key]
 
-    with mock.patch.object(_typehints, _ON_CHANGE, discard_all):
+    # A private name of jsonargparse; should it go, its own law holds and a test of ours fails.
+    with mock.patch.object(_typehints, _ON_CHANGE, discard_all) if hasattr(_typehints, _ON_CHANGE) else nullcontext():
         yield

@@ -3,6 +3,7 @@
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -48,8 +49,9 @@ class TopKLoss(nn.Module, ABC):
     * Rows whose target is ``ignore_index`` count nothing; a batch without counted rows has the loss 0.
     * A row with a NaN or infinite logit has the loss NaN.
     * The value is a pure function of each row in ``eval()``.
-    * State is the buffer ``class_counts`` once it is bound. It loads from checkpoints of any number of classes, and
-      from checkpoints that were written with another loss.
+    * State is the buffer ``class_counts`` once it is bound, and the trainable parameters of the few losses that have
+      any. It loads, ``strict`` too, from checkpoints of any number of classes, and from checkpoints that were written
+      with another loss: what only one of the two has is passed over.
 
     Args:
         weight: Class weights, one number >= 0 per class.
@@ -108,7 +110,9 @@ class TopKLoss(nn.Module, ABC):
     def spec(self) -> dict[str, Any]:
         """Describe the loss by primitives: ``{"class_path": ..., "init_args": {...}}``.
 
-        This is what goes into hyper-parameters and checkpoints in place of the module, and what LightningCLI reads.
+        This is what goes into hyper-parameters and checkpoints in place of the module, and what LightningCLI reads. The
+        description of a loss around another one, or of one that takes an operator, holds that of the inner loss or the
+        operator in its ``init_args``.
 
         Raises:
             TypeError: An argument that has no primitive form, such as a generator.
@@ -126,14 +130,20 @@ class TopKLoss(nn.Module, ABC):
             value = getattr(self, name)
             if isinstance(value, Tensor):
                 value = value.tolist()
-            if value is not None and not isinstance(value, (bool, int, float, str, list)):
+            if isinstance(value, TopKLoss):
+                value = value.spec()
+            elif is_dataclass(value):
+                value = {"class_path": _class_path(type(value)), "init_args": asdict(value)}  # type: ignore[arg-type]
+            if value is not None and not isinstance(value, (bool, int, float, str, list, dict)):
                 raise TypeError(
                     "A loss that goes into hyper-parameters should be made of numbers, strings and lists. "
                     f"Found `{name}` of type {type(value).__name__} in {cls.__name__}."
                 )
             init_args[name] = value
-        module = cls.__module__.rsplit("._", 1)[0] if cls.__module__.startswith("lightning_topk.") else cls.__module__
-        return {"class_path": f"{module}.{cls.__qualname__}", "init_args": init_args}
+        return {"class_path": _class_path(cls), "init_args": init_args}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
 
     def extra_repr(self) -> str:
         parameters = inspect.signature(type(self).__init__).parameters
@@ -153,6 +163,16 @@ class TopKLoss(nn.Module, ABC):
 
     _always_shown: ClassVar[tuple[str, ...]] = ("k",)
 
+    def _bound(self, derived: Tensor | None) -> Tensor:
+        """Return what was derived from the class counts, or raise when they are not bound yet."""
+        if derived is None:
+            raise RuntimeError(
+                f"{type(self).__name__} should know the training counts of the classes before it is called. "
+                "Found none: add the callback ClassFrequencies (TopKMixin does so by itself), or call "
+                "`loss.bind_class_counts(counts)`."
+            )
+        return derived
+
     def _counts_changed(self) -> None:
         """Recompute what depends on ``class_counts``."""
 
@@ -171,13 +191,25 @@ class TopKLoss(nn.Module, ABC):
     ) -> None:
         key = prefix + "class_counts"
         stored = state_dict.get(key)
-        others = {name: value for name, value in state_dict.items() if name != key}
-        super()._load_from_state_dict(others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        # What another loss saved and this one has not is passed over; what it lacks stays as it is.
+        own = {*self._parameters, *self._modules, *self._buffers} - self._non_persistent_buffers_set - {"class_counts"}
+        known = {
+            name: value
+            for name, value in state_dict.items()
+            if not name.startswith(prefix) or name[len(prefix) :].partition(".")[0] in own
+        }
+        missing: list[str] = []
+        super()._load_from_state_dict(known, prefix, local_metadata, strict, missing, unexpected_keys, error_msgs)
         # Counts of a checkpoint win over bound ones, whatever their number; a checkpoint without leaves them alone.
-        missing_keys[:] = [name for name in missing_keys if name != key]
         if stored is not None:
             self.class_counts = stored.to(self._anchor.device, copy=True)
             self._counts_changed()
+
+
+def _class_path(cls: type) -> str:
+    """Return the public import path of a class: without the private file in the packages of this project."""
+    module = cls.__module__.rsplit("._", 1)[0] if cls.__module__.startswith("lightning_topk.") else cls.__module__
+    return f"{module}.{cls.__qualname__}"
 
 
 def _check_weight(weight: Sequence[float] | Tensor) -> Tensor:

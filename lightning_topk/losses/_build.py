@@ -4,11 +4,16 @@ import inspect
 from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from lightning_topk.losses._base import TopKLoss
+
+if TYPE_CHECKING:
+    LossLike = TopKLoss | type[TopKLoss] | Mapping[str, Any] | str
+else:
+    LossLike = TopKLoss  # What the command line reads: there a misspelt name should be an error, not one more string.
 
 
 def build_loss(spec: Any, *, k: int | None = None) -> nn.Module:
@@ -17,7 +22,7 @@ def build_loss(spec: Any, *, k: int | None = None) -> nn.Module:
     Args:
         spec: Name of a loss in :mod:`lightning_topk.losses`, an import path, a class, a mapping
             ``{"class_path": name or import path, "init_args": {...}}``, or a module ``loss(logits, targets)``.
-        k: Number of guesses for a loss that takes ``k`` and was not given one.
+        k: Number of guesses for a loss that takes ``k`` and was not given one, or wraps such a loss.
 
     Returns:
         The loss.
@@ -53,6 +58,8 @@ def build_loss(spec: Any, *, k: int | None = None) -> nn.Module:
     parameters = inspect.signature(cls).parameters
     if k is not None and "k" in parameters:
         init_args.setdefault("k", k)
+    elif k is not None and issubclass(cls, TopKLoss) and init_args.get("loss") is not None:
+        init_args["loss"] = build_loss(init_args["loss"], k=k)
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     unknown = [] if takes_any else [name for name in init_args if name not in parameters]
     if unknown:
@@ -61,6 +68,35 @@ def build_loss(spec: Any, *, k: int | None = None) -> nn.Module:
             f"{cls.__name__} should be given its own arguments. Found `{unknown[0]}`; near: {', '.join(near)}."
         )
     return cls(**init_args)
+
+
+def build_operator(name: str, spec: Any, kind: type) -> Any:
+    """Build the operator of a loss from ``{"class_path": ..., "init_args": {...}}``, or take one as it is.
+
+    Args:
+        name: Name of the parameter, for messages.
+        spec: An operator, or a mapping whose ``class_path`` is a name in :mod:`lightning_topk.ops` or an import path.
+        kind: Base class of the operators that fit.
+
+    Raises:
+        TypeError: Something else, or arguments that the operator does not take.
+        ValueError: A class that cannot be imported.
+    """
+    operator = spec
+    if isinstance(spec, Mapping) and "class_path" in spec and not set(spec) - {"class_path", "init_args"}:
+        path, _, attribute = str(spec["class_path"]).rpartition(".")
+        try:
+            cls = getattr(import_module(path or "lightning_topk.ops"), attribute)
+        except (ImportError, AttributeError) as error:
+            law = f"Parameter `{name}` should name a class that can be imported."
+            raise ValueError(f"{law} Found {spec['class_path']!r}: {error}.") from None
+        operator = cls(**(spec.get("init_args") or {}))
+    if not isinstance(operator, kind):
+        raise TypeError(
+            f"Parameter `{name}` should be a {kind.__name__} of lightning_topk.ops, or a mapping with its "
+            f"`class_path`. Found {operator!r} of type {type(operator).__name__}."
+        )
+    return operator
 
 
 def _find_class(name: str) -> Any:

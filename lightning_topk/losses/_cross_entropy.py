@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lightning_topk._reduce import reduce_labels
+from lightning_topk._reduce import at_labels, reduce_labels
 from lightning_topk.losses._base import TopKLoss
 
 
@@ -39,7 +39,7 @@ def cross_entropy_loss(
     """
 
     def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
-        return torch.logsumexp(scores, -1, keepdim=True) - scores.gather(-1, labels)
+        return torch.logsumexp(scores, -1, keepdim=True) - at_labels(scores, labels)
 
     return reduce_labels(label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction)
 

@@ -1,19 +1,16 @@
 """The noised top-K loss with margins by class count (Garcin et al. 2022, imbalanced)."""
 
-import warnings
 from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from lightning_topk._checks import check_choice, readable
-from lightning_topk.imbalance import ZERO_COUNTS, ldam_margins
-from lightning_topk.losses._base import checked_scalar, non_negative
+from lightning_topk.losses._class_margins import ClassMargins
 from lightning_topk.losses._noised import NoisedBase
 
 
-class ImbalancedNoisedTopKLoss(NoisedBase):
+class ImbalancedNoisedTopKLoss(ClassMargins, NoisedBase):
     r"""Noised top-K calibrated hinge loss with larger margins for rarer classes.
 
     .. math::
@@ -59,11 +56,7 @@ class ImbalancedNoisedTopKLoss(NoisedBase):
         ImbalancedNoisedTopKLoss(k=1, epsilon=0.01, num_samples=5, max_margin=0.5, class_counts=[4 values])
     """
 
-    needs_class_counts = True
-    max_margin = checked_scalar("max_margin", non_negative, "The largest margin, >= 0; may be scheduled.")
     _always_shown: ClassVar[tuple[str, ...]] = ("k", "epsilon", "num_samples", "max_margin")
-
-    margins: Tensor | None
 
     def __init__(
         self,
@@ -83,45 +76,10 @@ class ImbalancedNoisedTopKLoss(NoisedBase):
         super().__init__(
             k, epsilon, num_samples, scale, generator, weight=weight, ignore_index=ignore_index, reduction=reduction
         )
-        self.register_buffer("margins", None, persistent=False)
-        self.zero_counts = check_choice("zero_counts", zero_counts, ZERO_COUNTS)
-        self.margin_constant = None if margin_constant is None else non_negative("margin_constant", margin_constant)
-        self.max_margin = max_margin
-        self._calls = 0
+        self._follow_counts(max_margin, margin_constant, zero_counts)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        if self.margins is None:
-            raise RuntimeError(
-                "ImbalancedNoisedTopKLoss should know the training counts of the classes before it is called. "
-                "Found none: add the callback ClassFrequencies (TopKMixin does so by itself), or call "
-                "`loss.bind_class_counts(counts)`."
-            )
-        if self.training and self.scale >= 5.0 and readable(logits):
-            self._warn_unless_cosine(logits)
-        return self._loss(logits, targets, self.margins)
-
-    def _counts_changed(self) -> None:
-        if self.class_counts is not None:
-            margins = ldam_margins(
-                self.class_counts, max_margin=self.max_margin, constant=self.margin_constant, zero="clamp"
-            )
-            self.margins = margins.to(self.class_counts.device)
-
-    def _scalar_changed(self, name: str) -> None:
-        if name == "max_margin":
-            self._counts_changed()
-
-    def _warn_unless_cosine(self, logits: Tensor) -> None:
-        """Look at the logits at calls 1, 2, 4, ..., so that the device is hardly ever waited for."""
-        self._calls += 1
-        if self._calls & (self._calls - 1) or not logits.numel():
-            return
-        largest = float(logits.detach().abs().amax())
-        if largest > 1.01:
-            warnings.warn(
-                f"`scale = {self.scale:g}` is meant for cosine logits in [-1, 1], as heads.NormalizedLinear gives "
-                f"them. Found logits up to {largest:.3g}: use that head, or `scale=1` and a margin and epsilon of the "
-                "size of the logits' spread.",
-                stacklevel=3,
-            )
-            self._calls = 1 << 62
+        margins = self._bound(self.margins)
+        if self.training:
+            self.cosine_check(logits, self.scale)
+        return self._loss(logits, targets, margins)

@@ -86,3 +86,10 @@ def test_bad_input() -> None:
         make_trainer(EpsilonScheduler(Constant(1.0))).fit(Net(loss="CrossEntropyLoss"), loader(vectors()))
     with pytest.raises(ValueError, match=r"`epsilon` should be a finite number >= 0\. Found `epsilon = -0\.5`"):
         make_trainer(EpsilonScheduler(Linear(1.0, -1.0, length=4))).fit(Net(), loader(vectors()))
+
+
+def test_logging_can_be_switched_off() -> None:
+    for log in (True, False):
+        trainer = make_trainer(EpsilonScheduler(Constant(0.5), log=log))
+        trainer.fit(Net(), loader(vectors(16)))
+        assert ("epsilon" in trainer.callback_metrics) == log

@@ -1,0 +1,227 @@
+r"""Elementary symmetric polynomials :math:`e_j = \sum_{|A|=j} \prod_{i \in A} x_i` of exponentials of scores.
+
+How they are computed, with no case distinction and no loss of accuracy:
+
+* The 2k largest scores, the head, enter one by one. Their polynomials divided by the product of the j largest x lie
+  between 1 and a binomial coefficient, and a recurrence of positive terms gives them.
+* All others, the tail, enter through their power sums p_1, ..., p_k, from which Newton's identities give their
+  polynomials. The signs alternate, but what is lost is bounded: relative to e_j of all scores the sum of the absolute
+  terms is at most :math:`(1 - r^2)^{-S}` with S = p_1 and r = k / (k + 1 + S), below :math:`e^{k/3}` whatever the
+  scores, since the 2k scores of the head are no smaller than any of the tail. The small part is computed in float64.
+"""
+
+import torch
+from torch import Tensor
+
+from lightning_topk._checks import check_classes_exceed_k, check_float, check_int, check_logits
+from lightning_topk.ops._power_sums import largest, merge, split
+
+# Logarithm of nothing: finite, so that no difference of two of them is NaN.
+_NOTHING = -1e30
+
+
+def log_symmetric(logits: Tensor, k: int, *, temperature: float = 1.0) -> Tensor:
+    r"""Logarithms of the elementary symmetric polynomials of exponentials of scores.
+
+    .. math:: \log e_j(x), \quad x_i = e^{s_i / T}, \quad j = 0, \dots, k
+
+    Args:
+        logits: Scores s, shape [..., C].
+        k: The largest degree, in [1, C].
+        temperature: T > 0.
+
+    Returns:
+        Shape [..., k + 1], float64.
+
+    Raises:
+        TypeError: ``logits`` of an integer dtype, or a parameter of the wrong type.
+        ValueError: A parameter out of its range.
+
+    References:
+        Berrada, Zisserman, Kumar, "Smooth loss functions for deep top-k classification", ICLR 2018, on the use of
+        these polynomials. The algorithm is another one.
+
+    Example:
+        >>> log_symmetric(torch.tensor([1.0, 2.0, 3.0]).log(), 3).exp()
+        tensor([ 1.0000,  6.0000, 11.0000,  6.0000], dtype=torch.float64)
+    """
+    check_logits(logits)
+    num_classes = logits.shape[-1]
+    check_int("k", k, 1)
+    if k > num_classes:
+        raise ValueError(f"Parameter `k` should be in [1, C]. Found `k = {k}` with `C = {num_classes}`.")
+    check_float("temperature", temperature, 0.0, low_open=True)
+    head, tail, threshold, _, _ = _head_and_tail(logits, largest(logits, min(2 * k, num_classes)), 0, k, temperature)
+    ratios, steps = _polynomials(head, tail, k)
+    shifts = torch.arange(k + 1, device=logits.device) * threshold.double() / temperature
+    # What was taken out as a constant, the threshold and the steps, stands for its own gradient in the head and tail.
+    return ratios.log() + _levels(steps) + shifts
+
+
+def exclusion_log_odds(logits: Tensor, k: int, labels: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
+    r"""Log-odds that a class is not in a random set of k classes, where good classes come together.
+
+    .. math::
+        \log \frac{P(y \notin A)}{P(y \in A)}
+        = \log \frac{\sum_{|A| = k,\, y \notin A} e^{\sum_{j \in A} s_j / T}}
+                    {\sum_{|A| = k,\, y \in A} e^{\sum_{j \in A} s_j / T}}
+        = \log \frac{e_k(x_{\setminus y})}{x_y\, e_{k-1}(x_{\setminus y})}, \qquad x_i = e^{s_i / T}
+
+    For k = 1 these are the log-odds of the softmax. T times the log-odds tends to the k-th largest of the other scores
+    minus s_y as T goes to 0. The value is right to 1e-6 (plus 1e-7 of itself) and the gradient to 1e-5 of its L1 norm
+    for float32 scores of any spread; the second derivatives are right too.
+
+    Beside the logits and their gradient, one label per row needs the memory of one more logits tensor; all labels
+    at once cost O(C k) and about a dozen.
+
+    Args:
+        logits: Scores s, shape [..., C].
+        k: Number of classes in the set, in [1, C).
+        labels: Class indices y, shape [...]; None for the log-odds of every class.
+        temperature: T > 0.
+
+    Returns:
+        Shape [...], or [..., C] without ``labels``; float64, as differences with large margins need it.
+
+    Raises:
+        TypeError: ``logits`` of an integer dtype, or a parameter of the wrong type.
+        ValueError: A parameter out of its range.
+
+    Example:
+        >>> exclusion_log_odds(torch.tensor([1.0, 2.0, 3.0]).log(), 2).exp()  # sets: 1*2, 1*3, 2*3
+        tensor([1.2000, 0.3750, 0.2222], dtype=torch.float64)
+    """
+    check_logits(logits)
+    num_classes = logits.shape[-1]
+    check_int("k", k, 1)
+    check_classes_exceed_k(k, num_classes)
+    check_float("temperature", temperature, 0.0, low_open=True)
+    head_size = min(2 * k, num_classes - 1)
+    top = largest(logits, head_size + 1)
+    if labels is None:
+        return _all_log_odds(logits, k, top, temperature)
+    labels = labels.unsqueeze(-1)
+    # The head without the label: what stands behind the label moves up. The label comes last.
+    places = torch.arange(head_size, device=top.device) + (top == labels).cumsum(-1)[..., :-1]
+    picked = torch.cat([top.gather(-1, places), labels], -1)
+    heights, tail, _, _, _ = _head_and_tail(logits, picked, 1, k, temperature)
+    ratios, steps = _polynomials(heights[..., :-1], tail, k, lowest=k - 1)
+    logs = ratios.log()
+    return (steps[..., -1] - heights[..., -1]) + (logs[..., 1] - logs[..., 0])
+
+
+def _all_log_odds(logits: Tensor, k: int, top: Tensor, temperature: float) -> Tensor:
+    """The log-odds of every class, from the 2k + 1 largest and all others."""
+    head, tail, threshold, y, rate = _head_and_tail(logits, top, 0, k, temperature)
+    odds = _head_log_odds(head, tail, k)
+    if tail is None:
+        return torch.zeros_like(logits, dtype=torch.float64).scatter(-1, top, odds)
+    ratios, steps = _polynomials(head, tail, k)
+    levels = _levels(steps)
+    log_odds = (steps[..., -1:] + ratios[..., k:].log() - ratios[..., k - 1 : k].log()) - (
+        logits.double() - threshold.double()
+    ) * rate
+    for degree, sign in ((k, 1.0), (k - 1, -1.0)):
+        if degree == 0:
+            continue
+        # P(class not in A) = e_j(without it) / e_j = 1 - y e_(j-1) / e_j + y^2 e_(j-2) / e_j - ..., at least 1/2.
+        shares = ratios[..., : degree + 1] / ratios[..., degree : degree + 1]
+        shares = shares * (levels[..., : degree + 1] - levels[..., degree : degree + 1]).exp()
+        shares = shares[..., :-1].flip(-1) * _signs(degree, like=shares)
+        inside = merge(logits, torch.zeros_like(head).to(y), shares.to(y), top, threshold, rate, y)
+        log_odds = log_odds + sign * torch.log1p(-inside)
+    return log_odds.scatter(-1, top, odds)
+
+
+def _head_log_odds(head: Tensor, tail: tuple[Tensor, Tensor] | None, k: int) -> Tensor:
+    """The log-odds of each class of the head, from the polynomials of all before it and all after it."""
+    nothing = torch.full_like(head[..., :1], _NOTHING).expand(*head.shape[:-1], k)
+    start = torch.cat([torch.zeros_like(head[..., :1]), nothing], -1)
+    if tail is None:
+        end = start
+    else:
+        terms, log_sigma = tail
+        degrees = torch.arange(k + 1, device=head.device)
+        end = terms.clamp(min=torch.finfo(head.dtype).tiny).log() + degrees * log_sigma
+    before = _scan(head[..., :-1], start)
+    after = _scan(head[..., 1:].flip(-1), end).flip(-2)
+    outside = (before + after.flip(-1)).logsumexp(-1)
+    others = (before[..., :-1] + after[..., :-1].flip(-1)).logsumexp(-1)
+    return outside - others - head
+
+
+def _scan(heights: Tensor, start: Tensor) -> Tensor:
+    """Log-polynomials of ``start`` [..., k + 1] and the first 0, ..., M heights; shape [..., M + 1, k + 1]."""
+    logs = [start]
+    for m in range(heights.shape[-1]):
+        joined = torch.stack([logs[-1][..., 1:], logs[-1][..., :-1] + heights[..., m : m + 1]]).logsumexp(0)
+        logs.append(torch.cat([start[..., :1], joined], -1))
+    return torch.stack(logs, -2)
+
+
+def _head_and_tail(
+    logits: Tensor, picked: Tensor, extra: int, k: int, temperature: float
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None, Tensor, Tensor, float]:
+    """Heights (s - t) / T of the picked scores above the last but ``extra`` of them, and polynomials of the others."""
+    rate = 1.0 / temperature
+    last = picked.shape[-1] - extra
+    threshold = logits.detach().gather(-1, picked[..., last - 1 : last])
+    if picked.shape[-1] == logits.shape[-1]:
+        values, tail, y = logits.gather(-1, picked), None, logits
+    else:
+        values, sums, y = split(logits, picked, threshold, rate, k)
+        tail = _newton(sums.double())
+    return (values.double() - threshold.double()) * rate, tail, threshold, y, rate
+
+
+def _newton(sums: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Elementary symmetric polynomials from power sums [..., K].
+
+    .. math:: i\,e_i = \sum_{m=1}^i (-1)^{m-1} e_{i-m}\, p_m
+
+    Returns :math:`e_i / \sigma^i` for i = 0, ..., K and :math:`\log \sigma` [..., 1], where sigma keeps them finite.
+    """
+    k = sums.shape[-1]
+    sigma = (sums[..., :1].detach() / k).clamp(min=1.0)
+    scaled = sums * _signs(k, like=sums) / sigma ** torch.arange(1, k + 1, device=sums.device)
+    terms, pending = [torch.ones_like(sigma)], scaled
+    for i in range(1, k + 1):
+        terms.append(pending[..., :1] / i)
+        pending = torch.addcmul(pending[..., 1:], scaled[..., : k - i], terms[-1])
+    return torch.cat(terms, -1), sigma.log()
+
+
+def _polynomials(head: Tensor, tail: tuple[Tensor, Tensor] | None, k: int, *, lowest: int = 0) -> tuple[Tensor, Tensor]:
+    """Polynomials of head and tail, as e_j / P_j for j = lowest, ..., k, and log P_j - log P_(j-1) for j = 1, ..., k.
+
+    P_j is the product of the j largest x, none taken smaller than the tail's sigma; a constant for the gradient.
+    """
+    steps = head[..., :k].detach()
+    if tail is not None:
+        steps = torch.maximum(steps, tail[1])
+    row = torch.ones_like(head[..., :1]).expand(*head.shape[:-1], head.shape[-1] + 1)
+    ratios = [row[..., -1]]
+    for j in range(k):
+        # Entry m: e_(j+1) of the first j + 1 + m scores is e_(j+1) of one less, plus the last one times e_j.
+        row = ((head[..., j:] - steps[..., j : j + 1]).exp() * row[..., :-1]).cumsum(-1)
+        ratios.append(row[..., -1])
+    heads = torch.stack(ratios if tail is not None else ratios[lowest:], -1)
+    if tail is None:
+        return heads, steps
+    terms, log_sigma = tail
+    levels = _levels(steps - log_sigma)
+    sums = []
+    for j in range(lowest, k + 1):
+        weights = (levels[..., : j + 1] - levels[..., j : j + 1]).exp()
+        sums.append((weights * heads[..., : j + 1] * terms[..., : j + 1].flip(-1)).sum(-1))
+    return torch.stack(sums, -1), steps
+
+
+def _levels(steps: Tensor) -> Tensor:
+    """0 and the cumulative sums, shape [..., k + 1]."""
+    return torch.cat([torch.zeros_like(steps[..., :1]), steps.cumsum(-1)], -1)
+
+
+def _signs(count: int, *, like: Tensor) -> Tensor:
+    """The signs +, -, +, ... of Newton's identities."""
+    return 1.0 - 2.0 * (torch.arange(count, device=like.device) % 2).to(like.dtype)
