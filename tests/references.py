@@ -7,6 +7,7 @@ from itertools import product
 import mpmath
 import numpy as np
 from scipy.optimize import brentq
+from scipy.special import xlogy
 from scipy.stats import laplace, norm
 
 
@@ -284,7 +285,7 @@ def topk_entropy(scores: Sequence[float], label: int, k: int) -> float:
     a = np.delete(np.asarray(scores, dtype=np.float64), label) - scores[label]
 
     def value(t: float) -> float:
-        x = water_level(lambda z: np.minimum(np.exp(a - z), t / k), a.min() - 800, a.max() + 800, t)
+        x = water_level(lambda z: np.minimum(np.exp(a - z), t / k), a.min(), a.max() + 50, t)
         return float(a @ x - xlogy(x, x).sum() - xlogy(1 - t, 1 - t))
 
     return concave_maximum(value, 0.0, 1.0)

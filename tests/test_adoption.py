@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from runs import CLASSES, loader, make_trainer, vectors
 from torch import nn
 
 from lightning_topk.losses import ImbalancedNoisedTopKLoss
+from runs import CLASSES, loader, make_trainer, vectors
 
 
 def side(diff: str, sign: str) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class ConfigFile(ActionConfigFile):
             content = yaml.safe_load(Path(value).read_text())
             if not isinstance(content.get("trainer") or {}, dict):  # passed over otherwise
                 parser.error(f"Unexpected config: trainer: {content['trainer']}")
-        parser.files_read.append(parser.reading)
+            parser.files_read.append(parser.reading)
         parser.reading = None
 
 

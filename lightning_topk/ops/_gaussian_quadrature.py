@@ -141,9 +141,10 @@ def _lagrange(fraction: Tensor, offsets: range, factor: Tensor) -> tuple[list[Te
 def _bounds(head: Tensor, rest: _Rest | None, k: int, num_classes: int, plan: Plan) -> tuple[Tensor, Tensor]:
     """Start [N, 1] and step [N, 1] of the nodes, between a lower and an upper bound on the k-th largest score.
 
-    Beyond either bound lies at most exp(-exponent), by Chernoff's bound for a binomial count of the same mean, which
-    holds for a Poisson-binomial one (Hoeffding 1956), or by the union of the events that would be needed. All are
-    monotone in t: bisection, and then interpolation, so that the nodes move continuously with the scores.
+    Beyond either bound lies at most exp(-exponent), by the best of Chernoff's bound for a binomial count of the same
+    mean, which holds for a Poisson-binomial one (Hoeffding 1956) and is good for many unlikely classes, Bernstein's
+    bound, which is good beside classes that are certain, and the union of the events that would be needed, which is
+    good for few classes. Bisection and then interpolation: the nodes move continuously with the scores.
     """
     head = head.double().unsqueeze(1)
     weights, points = (None, None) if rest is None else (rest.weights.detach().double(), rest.points.double())
@@ -154,15 +155,25 @@ def _bounds(head: Tensor, rest: _Rest | None, k: int, num_classes: int, plan: Pl
         """Falling from above ``exponent`` in the first, to below ``-exponent`` in the second column of t [N, 2]."""
         t = t.unsqueeze(-1)
         chances = _cdf(head - t)
-        others = torch.zeros_like(t[..., 0])
+        mean, variance = chances.sum(-1), (chances * (1 - chances)).sum(-1)
+        above = chances[:, 1, k - 1 :].sum(-1)
         if weights is not None and points is not None:
-            others = (_cdf(points.unsqueeze(1) - t) @ weights.unsqueeze(-1)).squeeze(-1).clamp(min=0.0)
-        mean = (chances.sum(-1) + others).clamp(1e-300, num_classes * (1 - 1e-16))
+            chances = _cdf(points.unsqueeze(1) - t)
+            others, spread = (torch.stack([chances, chances * (1 - chances)]) @ weights.unsqueeze(-1)).squeeze(-1)
+            mean, variance, above = mean + others, variance + spread, above + others[:, 1]
+        mean = mean.clamp(1e-300, num_classes * (1 - 1e-16))
+        distance = (mean - hits).abs()
         chernoff = torch.special.xlogy(hits, hits / mean) + torch.special.xlogy(misses, misses / (num_classes - mean))
-        chernoff = chernoff * torch.sign(mean - hits)
-        below = -_cdf(t[:, 0] - head[:, 0, :k]).sum(-1).log()
-        above = (chances[:, 1, k - 1 :].sum(-1) + others[:, 1]).log()
-        return torch.stack([torch.maximum(chernoff[:, 0], below), torch.minimum(chernoff[:, 1], above)], 1)
+        bernstein = distance.square() / (2 * variance.clamp(min=0.0) + 2 / 3 * distance).clamp(min=1e-300)
+        signed = torch.maximum(chernoff, bernstein) * torch.sign(mean - hits)
+        below = _cdf(t[:, 0] - head[:, 0, :k]).sum(-1)
+        return torch.stack(
+            [
+                torch.maximum(signed[:, 0], -below.log()),
+                torch.minimum(signed[:, 1], above.clamp(min=1e-300).log()),
+            ],
+            1,
+        )
 
     target = head.new_tensor([plan.exponent, -plan.exponent])
     low, high = head.new_full((len(head), 2), -9.0), head.new_full((len(head), 2), 16.0)
