@@ -116,8 +116,9 @@ def truncated_topk_entropy_loss(
         rest = scores.scatter(-1, order, torch.finfo(scores.dtype).min).logsumexp(-1, keepdim=True)
         # A label among the K best leaves the other K - 1 of them out; for any other label the K-th best stays in.
         own = scores.gather(-1, labels)
-        best = torch.where(places(order, labels, scores.shape[-1]) < k, own, top[..., -1:])
-        return softplus(rest - best, threshold=_LINEAR) + (best - own)
+        among = places(order, labels, scores.shape[-1]) < k
+        ahead = torch.where(among, 0.0, top[..., -1:] - own)
+        return softplus(rest - torch.where(among, own, top[..., -1:]), threshold=_LINEAR) + ahead
 
     return reduce_labels(label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction)
 

@@ -18,7 +18,7 @@ _SPACING = 1 / 16
 class Plan(NamedTuple):
     """Sizes that keep the tolerance. They follow from k, C and the tolerance, and not from the scores."""
 
-    exponent: float  # Chernoff's bound on what lies beyond the bounds of t is exp(-exponent)
+    exponent: float  # at most exp(-exponent) lies beyond either bound of t
     nodes: int
     head: int  # number of best classes that are treated one by one
     window: float  # depth of the grid below the last of them; deeper classes are never among the k best
@@ -38,7 +38,7 @@ class Plan(NamedTuple):
         head = 8 * math.ceil(mean / 4)
         return cls(
             exponent,
-            nodes=math.ceil(8 + 5 * digits),
+            nodes=math.ceil(8 + digits * (5 + 0.2 * math.log2(k))),
             head=num_classes if num_classes <= 2 * head else head,
             window=5.5 + 0.25 * digits,
             taps=2 * math.ceil(0.5 + 0.5 * digits),
@@ -176,6 +176,7 @@ def _bounds(head: Tensor, rest: _Rest | None, k: int, num_classes: int, plan: Pl
         )
 
     target = head.new_tensor([plan.exponent, -plan.exponent])
+    # k classes are at 0 or above and all but k - 1 at 0 or below: the k-th largest is between these, whatever C and k.
     low, high = head.new_full((len(head), 2), -9.0), head.new_full((len(head), 2), 16.0)
     for _ in range(8):
         middle = (low + high) / 2

@@ -61,7 +61,7 @@ def gaussian_topk(logits: Tensor, k: int, *, epsilon: float = 1.0, tolerance: fl
         >>> logits = torch.tensor([4.0, -1.5, 2.5, 1.0], requires_grad=True)
         >>> value = gaussian_topk(logits, 2)
         >>> value.backward()
-        >>> round(float(value), 4), [round(p, 4) for p in logits.grad.tolist()]
+        >>> round(value.item(), 4), [round(p, 4) for p in logits.grad.tolist()]
         (2.5003, [0.1417, 0.001, 0.7159, 0.1414])
     """
     check_logits(logits)

@@ -106,8 +106,12 @@ class _Split(Function):
         ctx.save_for_backward(scores, picked, threshold, y)
 
     @staticmethod
-    def backward(ctx: Any, grad_values: Tensor, grad_sums: Tensor, _: Tensor) -> Any:
+    def backward(ctx: Any, grad_values: Tensor | None, grad_sums: Tensor | None, _: Tensor | None) -> Any:
         scores, picked, threshold, y = ctx.saved_tensors
+        if grad_values is None:
+            grad_values = torch.zeros_like(picked, dtype=y.dtype)
+        if grad_sums is None:
+            grad_sums = y.new_zeros(*y.shape[:-1], ctx.order)
         degrees = torch.arange(1, ctx.order + 1, device=y.device, dtype=y.dtype)
         grad = merge(scores, grad_values, ctx.rate * degrees * grad_sums, picked, threshold, ctx.rate, y)
         return grad, None, None, None, None

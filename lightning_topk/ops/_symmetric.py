@@ -10,14 +10,27 @@ How they are computed, with no case distinction and no loss of accuracy:
   scores, since the 2k scores of the head are no smaller than any of the tail. The small part is computed in float64.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from lightning_topk._checks import check_classes_exceed_k, check_float, check_int, check_logits
 from lightning_topk.ops._power_sums import largest, merge, split
 
-# Logarithm of nothing: finite, so that no difference of two of them is NaN.
-_NOTHING = -1e30
+# Logarithm of nothing: finite, so that no difference of two of them is NaN, and below those of all scores.
+_NOTHING = -1e300
+
+
+class _Scores(NamedTuple):
+    """Scores in float64 units of the temperature, above the k-th largest: a constant that does not lose digits."""
+
+    head: Tensor  # the picked scores, descending, shape [..., P]; then the label's where there is one
+    terms: Tensor | None  # e_i(tail) e^(-i level) for i = 0, ..., k, shape [..., k + 1]; None without a tail
+    level: Tensor  # the level that keeps the terms finite, no lower than any score of the tail, shape [..., 1]
+    base: Tensor  # the smallest score of the head, shape [..., 1]
+    origin: Tensor  # the k-th largest score itself, shape [..., 1]
+    y: Tensor  # e^(score - base) of the tail, shape [..., C]; see split
 
 
 def log_symmetric(logits: Tensor, k: int, *, temperature: float = 1.0) -> Tensor:
@@ -51,10 +64,11 @@ def log_symmetric(logits: Tensor, k: int, *, temperature: float = 1.0) -> Tensor
     if k > num_classes:
         raise ValueError(f"Parameter `k` should be in [1, C]. Found `k = {k}` with `C = {num_classes}`.")
     check_float("temperature", temperature, 0.0, low_open=True)
-    head, tail, threshold, _, _ = _head_and_tail(logits, largest(logits, min(2 * k, num_classes)), 0, k, temperature)
-    ratios, steps = _polynomials(head, tail, k)
-    shifts = torch.arange(k + 1, device=logits.device) * threshold.double() / temperature
-    # What was taken out as a constant, the threshold and the steps, stands for its own gradient in the head and tail.
+    logits = _at_least_float32(logits)
+    scores = _take(logits, largest(logits, min(2 * k, num_classes)), k, temperature)
+    ratios, steps = _polynomials(scores.head, scores, k)
+    shifts = torch.arange(k + 1, device=logits.device) * (scores.origin / temperature)
+    # The shifts and steps are constants: the derivatives of the ratios are those of the whole.
     return ratios.log() + _levels(steps) + shifts
 
 
@@ -96,6 +110,7 @@ def exclusion_log_odds(logits: Tensor, k: int, labels: Tensor | None = None, *, 
     check_int("k", k, 1)
     check_classes_exceed_k(k, num_classes)
     check_float("temperature", temperature, 0.0, low_open=True)
+    logits = _at_least_float32(logits)
     head_size = min(2 * k, num_classes - 1)
     top = largest(logits, head_size + 1)
     if labels is None:
@@ -104,45 +119,43 @@ def exclusion_log_odds(logits: Tensor, k: int, labels: Tensor | None = None, *, 
     # The head without the label: what stands behind the label moves up. The label comes last.
     places = torch.arange(head_size, device=top.device) + (top == labels).cumsum(-1)[..., :-1]
     picked = torch.cat([top.gather(-1, places), labels], -1)
-    heights, tail, _, _, _ = _head_and_tail(logits, picked, 1, k, temperature)
-    ratios, steps = _polynomials(heights[..., :-1], tail, k, lowest=k - 1)
+    scores = _take(logits, picked, k, temperature, label=True)
+    ratios, steps = _polynomials(scores.head[..., :-1], scores, k, lowest=k - 1)
     logs = ratios.log()
-    return (steps[..., -1] - heights[..., -1]) + (logs[..., 1] - logs[..., 0])
+    return (steps[..., -1] - scores.head[..., -1]) + (logs[..., 1] - logs[..., 0])
 
 
 def _all_log_odds(logits: Tensor, k: int, top: Tensor, temperature: float) -> Tensor:
     """The log-odds of every class, from the 2k + 1 largest and all others."""
-    head, tail, threshold, y, rate = _head_and_tail(logits, top, 0, k, temperature)
-    odds = _head_log_odds(head, tail, k)
-    if tail is None:
-        return torch.zeros_like(logits, dtype=torch.float64).scatter(-1, top, odds)
-    ratios, steps = _polynomials(head, tail, k)
-    levels = _levels(steps)
-    log_odds = (steps[..., -1:] + ratios[..., k:].log() - ratios[..., k - 1 : k].log()) - (
-        logits.double() - threshold.double()
-    ) * rate
-    for degree, sign in ((k, 1.0), (k - 1, -1.0)):
-        if degree == 0:
-            continue
-        # P(class not in A) = e_j(without it) / e_j = 1 - y e_(j-1) / e_j + y^2 e_(j-2) / e_j - ..., at least 1/2.
-        shares = ratios[..., : degree + 1] / ratios[..., degree : degree + 1]
-        shares = shares * (levels[..., : degree + 1] - levels[..., degree : degree + 1]).exp()
-        shares = shares[..., :-1].flip(-1) * _signs(degree, like=shares)
-        inside = merge(logits, torch.zeros_like(head).to(y), shares.to(y), top, threshold, rate, y)
+    scores = _take(logits, top, k, temperature)
+    head_odds = _head_log_odds(scores, k)
+    if scores.terms is None:
+        return torch.zeros_like(logits, dtype=torch.float64).scatter(-1, top, head_odds)
+    ratios, steps = _polynomials(scores.head, scores, k)
+    levels = _levels(steps - scores.base)
+    threshold = logits.detach().gather(-1, top[..., -1:])
+    log_odds = steps[..., -1:] + ratios[..., k:].log() - ratios[..., k - 1 : k].log()
+    log_odds = log_odds - (logits.double() - scores.origin) / temperature
+    for degree, sign in ((k, 1.0), (k - 1, -1.0))[: 1 + (k > 1)]:
+        # P(class not in A) = e_j(without it) / e_j = 1 - x e_(j-1) / e_j + x^2 e_(j-2) / e_j - ..., at least 1/2.
+        shares = ratios[..., :degree] / ratios[..., degree : degree + 1]
+        shares = shares * (levels[..., :degree] - levels[..., degree : degree + 1]).exp()
+        shares = (shares.flip(-1) * _signs(degree, like=shares)).to(logits.dtype)
+        inside = merge(
+            logits, torch.zeros_like(threshold).expand_as(top), shares, top, threshold, 1.0 / temperature, scores.y
+        )
         log_odds = log_odds + sign * torch.log1p(-inside)
-    return log_odds.scatter(-1, top, odds)
+    return log_odds.scatter(-1, top, head_odds)
 
 
-def _head_log_odds(head: Tensor, tail: tuple[Tensor, Tensor] | None, k: int) -> Tensor:
+def _head_log_odds(scores: _Scores, k: int) -> Tensor:
     """The log-odds of each class of the head, from the polynomials of all before it and all after it."""
+    head = scores.head
     nothing = torch.full_like(head[..., :1], _NOTHING).expand(*head.shape[:-1], k)
-    start = torch.cat([torch.zeros_like(head[..., :1]), nothing], -1)
-    if tail is None:
-        end = start
-    else:
-        terms, log_sigma = tail
+    start = end = torch.cat([torch.zeros_like(head[..., :1]), nothing], -1)
+    if scores.terms is not None:
         degrees = torch.arange(k + 1, device=head.device)
-        end = terms.clamp(min=torch.finfo(head.dtype).tiny).log() + degrees * log_sigma
+        end = scores.terms.clamp(min=torch.finfo(head.dtype).tiny).log() + degrees * scores.level
     before = _scan(head[..., :-1], start)
     after = _scan(head[..., 1:].flip(-1), end).flip(-2)
     outside = (before + after.flip(-1)).logsumexp(-1)
@@ -159,19 +172,20 @@ def _scan(heights: Tensor, start: Tensor) -> Tensor:
     return torch.stack(logs, -2)
 
 
-def _head_and_tail(
-    logits: Tensor, picked: Tensor, extra: int, k: int, temperature: float
-) -> tuple[Tensor, tuple[Tensor, Tensor] | None, Tensor, Tensor, float]:
-    """Heights (s - t) / T of the picked scores above the last but ``extra`` of them, and polynomials of the others."""
-    rate = 1.0 / temperature
-    last = picked.shape[-1] - extra
-    threshold = logits.detach().gather(-1, picked[..., last - 1 : last])
+def _take(logits: Tensor, picked: Tensor, k: int, temperature: float, *, label: bool = False) -> _Scores:
+    """Split the scores into the picked ones, of which the last may be a label, and the polynomials of the others."""
+    last = picked.shape[-1] - label
+    fixed = logits.detach()
+    threshold = fixed.gather(-1, picked[..., last - 1 : last])
+    origin = fixed.gather(-1, picked[..., k - 1 : k]).double()
+    base = (threshold.double() - origin) / temperature
     if picked.shape[-1] == logits.shape[-1]:
-        values, tail, y = logits.gather(-1, picked), None, logits
+        values, y, terms, level = logits.gather(-1, picked), logits, None, base
     else:
-        values, sums, y = split(logits, picked, threshold, rate, k)
-        tail = _newton(sums.double())
-    return (values.double() - threshold.double()) * rate, tail, threshold, y, rate
+        values, sums, y = split(logits, picked, threshold, 1.0 / temperature, k)
+        terms, log_sigma = _newton(sums.double())
+        level = base + log_sigma
+    return _Scores((values.double() - origin) / temperature, terms, level, base, origin, y)
 
 
 def _newton(sums: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,29 +205,26 @@ def _newton(sums: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(terms, -1), sigma.log()
 
 
-def _polynomials(head: Tensor, tail: tuple[Tensor, Tensor] | None, k: int, *, lowest: int = 0) -> tuple[Tensor, Tensor]:
+def _polynomials(head: Tensor, scores: _Scores, k: int, *, lowest: int = 0) -> tuple[Tensor, Tensor]:
     """Polynomials of head and tail, as e_j / P_j for j = lowest, ..., k, and log P_j - log P_(j-1) for j = 1, ..., k.
 
-    P_j is the product of the j largest x, none taken smaller than the tail's sigma; a constant for the gradient.
+    P_j is the product of the j largest x, none taken smaller than the tail's level; a constant for the gradient.
     """
     steps = head[..., :k].detach()
-    if tail is not None:
-        steps = torch.maximum(steps, tail[1])
+    if scores.terms is not None:
+        steps = torch.maximum(steps, scores.level)
     row = torch.ones_like(head[..., :1]).expand(*head.shape[:-1], head.shape[-1] + 1)
     ratios = [row[..., -1]]
     for j in range(k):
         # Entry m: e_(j+1) of the first j + 1 + m scores is e_(j+1) of one less, plus the last one times e_j.
         row = ((head[..., j:] - steps[..., j : j + 1]).exp() * row[..., :-1]).cumsum(-1)
         ratios.append(row[..., -1])
-    heads = torch.stack(ratios if tail is not None else ratios[lowest:], -1)
-    if tail is None:
-        return heads, steps
-    terms, log_sigma = tail
-    levels = _levels(steps - log_sigma)
-    sums = []
+    if scores.terms is None:
+        return torch.stack(ratios[lowest:], -1), steps
+    heads, levels, sums = torch.stack(ratios, -1), _levels(steps - scores.level), []
     for j in range(lowest, k + 1):
         weights = (levels[..., : j + 1] - levels[..., j : j + 1]).exp()
-        sums.append((weights * heads[..., : j + 1] * terms[..., : j + 1].flip(-1)).sum(-1))
+        sums.append((weights * heads[..., : j + 1] * scores.terms[..., : j + 1].flip(-1)).sum(-1))
     return torch.stack(sums, -1), steps
 
 
@@ -225,3 +236,7 @@ def _levels(steps: Tensor) -> Tensor:
 def _signs(count: int, *, like: Tensor) -> Tensor:
     """The signs +, -, +, ... of Newton's identities."""
     return 1.0 - 2.0 * (torch.arange(count, device=like.device) % 2).to(like.dtype)
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

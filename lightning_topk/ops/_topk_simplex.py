@@ -144,6 +144,7 @@ class _Violations:
         self.own = scores.gather(-1, indices)
         self.lift = margin - self.own
         self.values = scores.sort(-1, descending=True).values
+        self.ascending = -self.values.detach()
         self.sums = pad(self.values.cumsum(-1), (1, 0))
         self.squares = pad((self.values * self.values).cumsum(-1), (1, 0))
 
@@ -161,7 +162,7 @@ class _Violations:
 
     def above(self, z: Tensor) -> Tensor:
         """Number of entries with h > z, shape [..., L]."""
-        return torch.searchsorted(-self.values, (self.lift - z).contiguous())
+        return torch.searchsorted(self.ascending, (self.lift - z).contiguous())
 
     def excess(self, z: Tensor) -> Tensor:
         """Sum of (h - z)_+ over the others, shape [..., L]."""

@@ -179,9 +179,8 @@ def test_vmap_and_leading_dimensions(num_classes: int) -> None:
     value, gradient = value_and_gradient(scores, 2)
     assert value.shape == (2, 3)
     torch.testing.assert_close(torch.func.vmap(lambda s: gaussian_topk(s, 2))(scores), value)
-    torch.testing.assert_close(
-        torch.func.vmap(lambda s: gaussian_topk(s, 2), in_dims=2)(scores.permute(0, 2, 1)), value
-    )
+    turned = torch.func.vmap(lambda s: gaussian_topk(s, 2), in_dims=2)(scores.permute(0, 2, 1))
+    torch.testing.assert_close(turned, value.T)
     slopes = torch.func.vmap(torch.func.vmap(torch.func.grad(lambda s: gaussian_topk(s, 2))))(scores)
     torch.testing.assert_close(slopes, gradient)
     torch.testing.assert_close(gaussian_topk(scores[1, 2], 2), value[1, 2])
