@@ -1,36 +1,14 @@
-r"""Elementary symmetric polynomials :math:`e_j = \sum_{|A|=j} \prod_{i \in A} x_i` of exponentials of scores.
-
-How they are computed, with no case distinction and no loss of accuracy:
-
-* The 2k largest scores, the head, enter one by one. Their polynomials divided by the product of the j largest x lie
-  between 1 and a binomial coefficient, and a recurrence of positive terms gives them.
-* All others, the tail, enter through their power sums p_1, ..., p_k, from which Newton's identities give their
-  polynomials. The signs alternate, but what is lost is bounded: relative to e_j of all scores the sum of the absolute
-  terms is at most :math:`(1 - r^2)^{-S}` with S = p_1 and r = k / (k + 1 + S), below :math:`e^{k/3}` whatever the
-  scores, since the 2k scores of the head are no smaller than any of the tail. The small part is computed in float64.
-"""
-
-from typing import NamedTuple
+"""Elementary symmetric polynomials of exponentials of scores, and the law of a random set of k classes."""
 
 import torch
 from torch import Tensor
 
 from lightning_topk._checks import check_classes_exceed_k, check_float, check_int, check_logits
-from lightning_topk.ops._power_sums import largest, merge, split
+from lightning_topk.ops._head_and_tail import Scores, levels, polynomials, signs, take
+from lightning_topk.ops._power_sums import largest, merge
 
 # Logarithm of nothing: finite, so that no difference of two of them is NaN, and below those of all scores.
 _NOTHING = -1e300
-
-
-class _Scores(NamedTuple):
-    """Scores in float64 units of the temperature, above the k-th largest: a constant that does not lose digits."""
-
-    head: Tensor  # the picked scores, descending, shape [..., P]; then the label's where there is one
-    terms: Tensor | None  # e_i(tail) e^(-i level) for i = 0, ..., k, shape [..., k + 1]; None without a tail
-    level: Tensor  # the level that keeps the terms finite, no lower than any score of the tail, shape [..., 1]
-    base: Tensor  # the smallest score of the head, shape [..., 1]
-    origin: Tensor  # the k-th largest score itself, shape [..., 1]
-    y: Tensor  # e^(score - base) of the tail, shape [..., C]; see split
 
 
 def log_symmetric(logits: Tensor, k: int, *, temperature: float = 1.0) -> Tensor:
@@ -65,11 +43,11 @@ def log_symmetric(logits: Tensor, k: int, *, temperature: float = 1.0) -> Tensor
         raise ValueError(f"Parameter `k` should be in [1, C]. Found `k = {k}` with `C = {num_classes}`.")
     check_float("temperature", temperature, 0.0, low_open=True)
     logits = _at_least_float32(logits)
-    scores = _take(logits, largest(logits, min(2 * k, num_classes)), k, temperature)
-    ratios, steps = _polynomials(scores.head, scores, k)
+    scores = take(logits, largest(logits, min(2 * k, num_classes)), k, temperature)
+    ratios, steps = polynomials(scores.head, scores, k)
     shifts = torch.arange(k + 1, device=logits.device) * (scores.origin / temperature)
     # The shifts and steps are constants: the derivatives of the ratios are those of the whole.
-    return ratios.log() + _levels(steps) + shifts
+    return ratios.log() + levels(steps) + shifts
 
 
 def exclusion_log_odds(logits: Tensor, k: int, labels: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
@@ -119,28 +97,28 @@ def exclusion_log_odds(logits: Tensor, k: int, labels: Tensor | None = None, *, 
     # The head without the label: what stands behind the label moves up. The label comes last.
     places = torch.arange(head_size, device=top.device) + (top == labels).cumsum(-1)[..., :-1]
     picked = torch.cat([top.gather(-1, places), labels], -1)
-    scores = _take(logits, picked, k, temperature, label=True)
-    ratios, steps = _polynomials(scores.head[..., :-1], scores, k, lowest=k - 1)
+    scores = take(logits, picked, k, temperature, label=True)
+    ratios, steps = polynomials(scores.head[..., :-1], scores, k, lowest=k - 1)
     logs = ratios.log()
     return (steps[..., -1] - scores.head[..., -1]) + (logs[..., 1] - logs[..., 0])
 
 
 def _all_log_odds(logits: Tensor, k: int, top: Tensor, temperature: float) -> Tensor:
     """The log-odds of every class, from the 2k + 1 largest and all others."""
-    scores = _take(logits, top, k, temperature)
+    scores = take(logits, top, k, temperature)
     head_odds = _head_log_odds(scores, k)
     if scores.terms is None:
         return torch.zeros_like(logits, dtype=torch.float64).scatter(-1, top, head_odds)
-    ratios, steps = _polynomials(scores.head, scores, k)
-    levels = _levels(steps - scores.base)
+    ratios, steps = polynomials(scores.head, scores, k)
+    heights = levels(steps - scores.base)
     threshold = logits.detach().gather(-1, top[..., -1:])
     log_odds = steps[..., -1:] + ratios[..., k:].log() - ratios[..., k - 1 : k].log()
     log_odds = log_odds - (logits.double() - scores.origin) / temperature
     for degree, sign in ((k, 1.0), (k - 1, -1.0))[: 1 + (k > 1)]:
         # P(class not in A) = e_j(without it) / e_j = 1 - x e_(j-1) / e_j + x^2 e_(j-2) / e_j - ..., at least 1/2.
         shares = ratios[..., :degree] / ratios[..., degree : degree + 1]
-        shares = shares * (levels[..., :degree] - levels[..., degree : degree + 1]).exp()
-        shares = (shares.flip(-1) * _signs(degree, like=shares)).to(logits.dtype)
+        shares = shares * (heights[..., :degree] - heights[..., degree : degree + 1]).exp()
+        shares = (shares.flip(-1) * signs(degree, like=shares)).to(logits.dtype)
         inside = merge(
             logits, torch.zeros_like(threshold).expand_as(top), shares, top, threshold, 1.0 / temperature, scores.y
         )
@@ -148,7 +126,7 @@ def _all_log_odds(logits: Tensor, k: int, top: Tensor, temperature: float) -> Te
     return log_odds.scatter(-1, top, head_odds)
 
 
-def _head_log_odds(scores: _Scores, k: int) -> Tensor:
+def _head_log_odds(scores: Scores, k: int) -> Tensor:
     """The log-odds of each class of the head, from the polynomials of all before it and all after it."""
     head = scores.head
     nothing = torch.full_like(head[..., :1], _NOTHING).expand(*head.shape[:-1], k)
@@ -170,72 +148,6 @@ def _scan(heights: Tensor, start: Tensor) -> Tensor:
         joined = torch.stack([logs[-1][..., 1:], logs[-1][..., :-1] + heights[..., m : m + 1]]).logsumexp(0)
         logs.append(torch.cat([start[..., :1], joined], -1))
     return torch.stack(logs, -2)
-
-
-def _take(logits: Tensor, picked: Tensor, k: int, temperature: float, *, label: bool = False) -> _Scores:
-    """Split the scores into the picked ones, of which the last may be a label, and the polynomials of the others."""
-    last = picked.shape[-1] - label
-    fixed = logits.detach()
-    threshold = fixed.gather(-1, picked[..., last - 1 : last])
-    origin = fixed.gather(-1, picked[..., k - 1 : k]).double()
-    base = (threshold.double() - origin) / temperature
-    if picked.shape[-1] == logits.shape[-1]:
-        values, y, terms, level = logits.gather(-1, picked), logits, None, base
-    else:
-        values, sums, y = split(logits, picked, threshold, 1.0 / temperature, k)
-        terms, log_sigma = _newton(sums.double())
-        level = base + log_sigma
-    return _Scores((values.double() - origin) / temperature, terms, level, base, origin, y)
-
-
-def _newton(sums: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Elementary symmetric polynomials from power sums [..., K].
-
-    .. math:: i\,e_i = \sum_{m=1}^i (-1)^{m-1} e_{i-m}\, p_m
-
-    Returns :math:`e_i / \sigma^i` for i = 0, ..., K and :math:`\log \sigma` [..., 1], where sigma keeps them finite.
-    """
-    k = sums.shape[-1]
-    sigma = (sums[..., :1].detach() / k).clamp(min=1.0)
-    scaled = sums * _signs(k, like=sums) / sigma ** torch.arange(1, k + 1, device=sums.device)
-    terms, pending = [torch.ones_like(sigma)], scaled
-    for i in range(1, k + 1):
-        terms.append(pending[..., :1] / i)
-        pending = torch.addcmul(pending[..., 1:], scaled[..., : k - i], terms[-1])
-    return torch.cat(terms, -1), sigma.log()
-
-
-def _polynomials(head: Tensor, scores: _Scores, k: int, *, lowest: int = 0) -> tuple[Tensor, Tensor]:
-    """Polynomials of head and tail, as e_j / P_j for j = lowest, ..., k, and log P_j - log P_(j-1) for j = 1, ..., k.
-
-    P_j is the product of the j largest x, none taken smaller than the tail's level; a constant for the gradient.
-    """
-    steps = head[..., :k].detach()
-    if scores.terms is not None:
-        steps = torch.maximum(steps, scores.level)
-    row = torch.ones_like(head[..., :1]).expand(*head.shape[:-1], head.shape[-1] + 1)
-    ratios = [row[..., -1]]
-    for j in range(k):
-        # Entry m: e_(j+1) of the first j + 1 + m scores is e_(j+1) of one less, plus the last one times e_j.
-        row = ((head[..., j:] - steps[..., j : j + 1]).exp() * row[..., :-1]).cumsum(-1)
-        ratios.append(row[..., -1])
-    if scores.terms is None:
-        return torch.stack(ratios[lowest:], -1), steps
-    heads, levels, sums = torch.stack(ratios, -1), _levels(steps - scores.level), []
-    for j in range(lowest, k + 1):
-        weights = (levels[..., : j + 1] - levels[..., j : j + 1]).exp()
-        sums.append((weights * heads[..., : j + 1] * scores.terms[..., : j + 1].flip(-1)).sum(-1))
-    return torch.stack(sums, -1), steps
-
-
-def _levels(steps: Tensor) -> Tensor:
-    """0 and the cumulative sums, shape [..., k + 1]."""
-    return torch.cat([torch.zeros_like(steps[..., :1]), steps.cumsum(-1)], -1)
-
-
-def _signs(count: int, *, like: Tensor) -> Tensor:
-    """The signs +, -, +, ... of Newton's identities."""
-    return 1.0 - 2.0 * (torch.arange(count, device=like.device) % 2).to(like.dtype)
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:
