@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import IterableDataset
 
+from cases import CASES, Case
 from lightning_topk import TopKClassifier, TopKMixin
 from lightning_topk.backbones import SmallConvNet
 from lightning_topk.callbacks import ClassFrequencies
@@ -464,3 +465,20 @@ class TestPosthoc:
             ValueError, match=r"`class_counts` should have one entry per class, shape \[3\]\. Found \[2\]"
         ):
             model.topk_scores(torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_loss_trains_and_loads(case: Case, tmp_path: Any) -> None:
+    """Through a checkpoint that is loaded with weights only, as Lightning does by itself."""
+    torch.manual_seed(0)
+    model = TopKClassifier(Features(), num_classes=CLASSES, loss=case.cls(**case.arguments), learning_rate=0.1)
+    trainer = make_trainer(max_epochs=2)
+    trainer.fit(model, loader(vectors(64)), loader(vectors()))
+    assert trainer.callback_metrics["val_loss"].isfinite()
+    assert trainer.callback_metrics["train_loss"].isfinite()
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    twin = TopKClassifier.load_from_checkpoint(tmp_path / "run.ckpt", backbone=Features())
+    assert repr(twin.topk_criterion) == repr(model.topk_criterion)
+    inputs, targets = vectors().tensors
+    expected = model.eval().topk_loss(model(inputs), targets)
+    assert torch.equal(twin.eval().topk_loss(twin(inputs), targets), expected)

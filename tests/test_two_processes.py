@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from commands import GLYPHS, QUICKSTART, QUIET, command
 
 ONE_EPOCH = ("--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "4", *QUIET)

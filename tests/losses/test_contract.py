@@ -373,3 +373,14 @@ def test_vmap(case: Case) -> None:
     loss = case.make().eval()
     mapped = torch.func.vmap(loss)(logits.reshape(2, 4, 6), targets.reshape(2, 4))
     torch.testing.assert_close(mapped, torch.stack([loss(logits[:4], targets[:4]), loss(logits[4:], targets[4:])]))
+
+
+@every
+@pytest.mark.parametrize("training", [True, False])
+def test_no_value_is_read_on_the_way(case: Case, training: bool) -> None:
+    """On the meta device there are no values: whoever read one, and so waited for a device, would fail."""
+    loss = case.make().train(training).to("meta")
+    logits = torch.randn(8, 6, device="meta", requires_grad=True)
+    value = loss(logits, torch.zeros(8, dtype=torch.long, device="meta"))
+    value.backward()
+    assert logits.grad.shape == (8, 6)
