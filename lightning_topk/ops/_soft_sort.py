@@ -33,7 +33,7 @@ class SoftSort(SoftSortOperator):
 
     References:
         Prillo, Eisenschlos, "SoftSort: a continuous relaxation for the argsort operator", ICML 2020, with the
-        distance d = |.|.
+        absolute distance.
 
     Example:
         >>> SoftSort(tau=1.0)(torch.tensor([4.0, -1.5, 2.5, 1.0]), 2).exp()

@@ -1,47 +1,18 @@
-"""Where data meets the loss: a mixin for any LightningModule, and a ready classifier.
+"""The mixin that gives any LightningModule a top-K loss."""
 
-Example:
-    >>> import lightning as L
-    >>> import torch
-    >>> from lightning_topk import TopKMixin
-    >>> class Net(TopKMixin, L.LightningModule, loss="NoisedTopKLoss", k=3):
-    ...     def __init__(self):
-    ...         super().__init__()
-    ...         self.net = torch.nn.Linear(8, 10)
-    ...     def training_step(self, batch, batch_idx):
-    ...         features, targets = batch
-    ...         return self.topk_loss(self.net(features), targets)
-    >>> net = Net()
-    >>> net.topk_criterion
-    NoisedTopKLoss(k=3, epsilon=1.0, num_samples=5)
-"""
-
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-import lightning.pytorch as pl
-import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_topk._checks import check_classes_exceed_k, check_float, check_int, check_per_class
 from lightning_topk._evaluation import Evaluation
 from lightning_topk._reduce import counted_weight
-from lightning_topk.backbones import build_backbone
 from lightning_topk.callbacks import ClassFrequencies
 from lightning_topk.callbacks._mixin_hooks import MixinHooks
-from lightning_topk.heads import NormalizedLinear
 from lightning_topk.imbalance import log_priors
 from lightning_topk.losses import TopKLoss, build_loss
-
-__all__ = ["TopKClassifier", "TopKMixin"]
-
-if TYPE_CHECKING:
-    _Loss = TopKLoss | dict[str, Any] | str
-else:
-    _Loss = TopKLoss  # What the command line reads: there a misspelt name should be an error, not one more string.
 
 
 class TopKMixin:
@@ -78,7 +49,8 @@ class TopKMixin:
         TypeError: The mixin stands behind the LightningModule among the bases.
 
     Example:
-        >>> class Net(TopKMixin, pl.LightningModule, loss="CrossEntropyLoss", metrics=[1, 10]):
+        >>> import lightning as L
+        >>> class Net(TopKMixin, L.LightningModule, loss="CrossEntropyLoss", metrics=[1, 10]):
         ...     pass
         >>> Net().topk_ks
         (1, 10)
@@ -252,135 +224,3 @@ def _with_topk_callbacks(configure: Callable[[], Any], module: TopKMixin) -> lis
             ClassFrequencies(module.topk_class_counts, num_classes=module.topk_num_classes, required=needed)
         )
     return callbacks
-
-
-class TopKClassifier(TopKMixin, pl.LightningModule):
-    """Image or feature classifier with a top-K loss: a backbone, a linear or cosine head, metrics.
-
-    The optimizer is AdamW, its learning rate rises over the first tenth of the steps and falls to zero along half a
-    cosine wave; another one comes from LightningCLI
-    (``--optimizer SGD --lr_scheduler CosineAnnealingLR``) or from overriding ``configure_optimizers``. Logged are
-    ``train_loss``, ``val_loss``, ``test_loss`` and the metrics of :class:`TopKMixin`.
-
-    Args:
-        backbone: ``"small_convnet"`` for small images, a classification network of torchvision by its name there, or
-            any module from inputs to features [N, D] with D in its attribute ``num_features`` or ``out_features``.
-        num_classes: Number of classes C > k.
-        loss: The loss: an object, ``{"class_path": ..., "init_args": {...}}``, or a name from
-            :mod:`lightning_topk.losses`.
-        k: Number of guesses; that of the loss, or 5, when not given.
-        weights: Pretrained weights of the backbone by torchvision's name, such as ``"DEFAULT"``.
-        normalized_head: Whether the logits are cosines (:class:`~lightning_topk.heads.NormalizedLinear`), as margins by
-            class count assume.
-        in_channels: Channels of the images for a backbone by name.
-        learning_rate: Largest learning rate of AdamW, > 0.
-        weight_decay: Weight decay of AdamW, >= 0.
-        class_counts: See :class:`TopKMixin`.
-        metrics: See :class:`TopKMixin`.
-        posthoc_tau: See :class:`TopKMixin`; predictions are adjusted too.
-
-    Raises:
-        ValueError: A backbone, weights or loss that does not exist, or a parameter out of range.
-
-    Example:
-        >>> model = TopKClassifier("small_convnet", num_classes=10, loss="NoisedTopKLoss", k=3, in_channels=1)
-        >>> tuple(model(torch.randn(2, 1, 28, 28)).shape)
-        (2, 10)
-    """
-
-    def __init__(
-        self,
-        backbone: str | nn.Module = "resnet18",
-        *,
-        num_classes: int,
-        loss: _Loss = "ImbalancedNoisedTopKLoss",
-        k: int | None = None,
-        weights: str | None = None,
-        normalized_head: bool = False,
-        in_channels: int = 3,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 1e-2,
-        class_counts: list[int] | str | None = None,
-        metrics: bool | list[int] = True,
-        posthoc_tau: float | None = None,
-    ) -> None:
-        super().__init__(
-            loss=loss,
-            k=k,
-            num_classes=num_classes,
-            class_counts=class_counts,
-            metrics=metrics,
-            log_loss=True,
-            posthoc_tau=posthoc_tau,
-        )
-        check_float("learning_rate", learning_rate, 0.0, low_open=True)
-        check_float("weight_decay", weight_decay, 0.0)
-        if isinstance(backbone, str):
-            self.backbone, num_features = build_backbone(backbone, weights=weights, in_channels=in_channels)
-        else:
-            self.backbone, num_features = backbone, _num_features(backbone)
-        head = NormalizedLinear if normalized_head else nn.Linear
-        self.head = head(num_features, num_classes)
-        # Hyper-parameters hold primitives alone, or the checkpoint could not be loaded with weights only.
-        if isinstance(self.topk_criterion, TopKLoss):
-            loss = self.topk_criterion.spec()
-        if not isinstance(backbone, str):
-            backbone = None  # type: ignore[assignment]
-        self.save_hyperparameters()
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.head(self.backbone(inputs))
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        loss = self._step(batch)
-        self.log("train_loss", loss, prog_bar=True)
-        return loss
-
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._step(batch)
-
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._step(batch)
-
-    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Return the k best classes of each row, ``classes`` [N, k], and their scores, ``logits`` [N, k]."""
-        inputs = batch[0] if isinstance(batch, (list, tuple)) else batch
-        best = torch.topk(self.topk_scores(self(inputs)), self.topk_k)
-        return {"classes": best.indices, "logits": best.values}
-
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(
-            self.parameters(), lr=self.hparams["learning_rate"], weight_decay=self.hparams["weight_decay"]
-        )
-        steps = self.trainer.estimated_stepping_batches
-        if not 0 < steps < float("inf"):
-            return optimizer
-        schedule = LambdaLR(optimizer, partial(_warm_up_and_cosine, steps=int(steps)))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _step(self, batch: Any) -> Tensor:
-        inputs, targets = batch
-        return self.topk_loss(self(inputs), targets)
-
-
-def _warm_up_and_cosine(step: int, steps: int) -> float:
-    """Factor on the learning rate; a pure function, so that a run that is resumed may also be made longer."""
-    warm_up = max(1, steps // 10)
-    done = min(max(0, step - warm_up) / max(1, steps - warm_up), 1.0)
-    return min((step + 1) / warm_up, (1 + math.cos(math.pi * done)) / 2)
-
-
-def _num_features(backbone: nn.Module | None) -> int:
-    if backbone is None:
-        raise ValueError(
-            "A backbone that was a module when the checkpoint was written should be given again, as it has no "
-            "primitive form: `load_from_checkpoint(path, backbone=...)`. Found None."
-        )
-    for name in ("num_features", "out_features"):
-        size = getattr(backbone, name, None)
-        if isinstance(size, int):
-            return size
-    raise ValueError(
-        "A backbone that is a module should tell the length of its feature vectors in `num_features` or "
-        f"`out_features`. Found neither in {type(backbone).__name__}."
-    )
