@@ -1,5 +1,6 @@
 """What every data module of this package shares: splits by name, loaders, and facts known before the set-up."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -17,7 +18,7 @@ from lightning_topk.imbalance import class_counts
 _STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
 
 
-class LongTailDataModule(LightningDataModule):
+class LongTailDataModule(LightningDataModule, ABC):
     """Base of the data modules: three splits, of which only the training set is made long-tailed.
 
     A subclass names its arguments, calls ``save_hyperparameters(logger=False)``, and fills in :meth:`read_names`,
@@ -47,21 +48,21 @@ class LongTailDataModule(LightningDataModule):
         self.train_collate: Callable[[list[Any]], Any] | None = None
         self._datasets: dict[str, Dataset[Any]] = {}
 
+    @abstractmethod
     def read_names(self) -> list[str]:
         """Return the name of every class."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read_shape(self) -> tuple[int, ...]:
         """Return the shape of one sample: (channels, height, width) or (features,)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read_train_labels(self) -> Tensor:
         """Return the labels of the training set as it is delivered."""
-        raise NotImplementedError
 
+    @abstractmethod
     def build(self, split: str) -> Dataset[Any]:
         """Return the data set of the split ``"train"``, ``"val"`` or ``"test"``."""
-        raise NotImplementedError
 
     @cached_property
     def class_names(self) -> list[str]:

@@ -1,5 +1,6 @@
 """The average of the largest losses of a batch (ATk), and what all aggregates over the batch share."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -72,9 +73,9 @@ class Aggregate(LossWrapper):
         each = losses / torch.where(weights > 0, weights, 1.0)
         return reduce_rows(self._pooled(each, losses, weights), weights, self.reduction)
 
+    @abstractmethod
     def _pooled(self, each: Tensor, losses: Tensor, weights: Tensor) -> Tensor:
         """Turn losses of rows, and the same times their weights, into weighted contributions of rows."""
-        raise NotImplementedError
 
 
 class AverageTopKLoss(Aggregate):
