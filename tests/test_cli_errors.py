@@ -158,6 +158,12 @@ def test_the_file_with_the_mistake_is_named(tmp_path: Path) -> None:
     assert "in:    bad.yaml" in command("fit", "--config", "bad.yaml", *QUICKSTART).err
 
 
+def test_no_file_is_named_for_a_mistake_of_the_command_line() -> None:
+    printed = command("fit", *QUICKSTART, "--model.loss", "NoisedTopKLos")
+    assert "Found `NoisedTopKLos`" in printed.err
+    assert "in:  " not in printed.err
+
+
 def test_no_such_file(tmp_path: Path) -> None:
     (tmp_path / "quickstart.yaml").touch()
     printed = command("fit", "--config", "quikstart.yaml")

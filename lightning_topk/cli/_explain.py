@@ -36,7 +36,7 @@ def explain(message: str, parser: Any) -> str:
     complaint = _Complaint(message, parser, program)
     found = next((found for rule in _RULES if (found := rule(complaint))), None) or _Found(shorten(message))
     lines = [f"error: {found.text}"]
-    if file := parser.reading or _file_with(found.key, parser):
+    if file := parser.reading or _file_with(found, parser):
         lines.append(f"in:    {file}")
     if found.near:
         lines.append(f"near:  {', '.join(found.near)}")
@@ -198,12 +198,18 @@ def _near(name: str, known: Iterable[str]) -> list[str]:
     return get_close_matches(name, sorted(set(known)), n=3)
 
 
-def _file_with(key: str | None, parser: Any) -> str | None:
-    """Return the last file read in which a key is written; what is an option of the command line is in none."""
-    if key is None:
+def _file_with(found: "_Found", parser: Any) -> str | None:
+    """Return the last file read in which key and value are written; what is an option of the command is in none."""
+    if found.key is None:
         return None
-    written = re.compile(rf"^[\s-]*{re.escape(key.lstrip('-').rpartition('.')[2])}\s*:", re.MULTILINE)
-    return next((file for file in reversed(parser.files_read) if written.search(Path(file).read_text())), None)
+    written = re.compile(rf"^[\s-]*{re.escape(found.key.lstrip('-').rpartition('.')[2])}\s*:", re.MULTILINE)
+    match = re.search(r"Found `([^`]*)`", found.text)
+    value = re.compile(rf"(?<!\w){re.escape(_bare(match[1]))}(?!\w)" if match else "")
+    for file in reversed(parser.files_read):
+        text = Path(file).read_text()
+        if written.search(text) and value.search(text):
+            return str(file)
+    return None
 
 
 def _class(path: str) -> Any:
