@@ -1,5 +1,7 @@
 """What one dataloader gives over one epoch of evaluation: ranks and mean loss, without padding."""
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -77,14 +79,30 @@ class Evaluation(nn.Module):
         self.histogram.update(logits, targets.argmax(-1) if targets.is_floating_point() else targets)
         self.loss.update(loss, weight)
 
-    def scores(self, stage: str, ks: tuple[int, ...], k: int, counts: Tensor | None) -> dict[str, Tensor]:
-        """Return the scalars to log; the same on all processes. Groups without a class that was seen are left out."""
-        histogram = self.histogram.compute()
-        scores = {}
+    def counted(self) -> Tensor:
+        """Return the histogram, summed over processes; all have to call this."""
+        with warnings.catch_warnings():
+            # A step that does not compute the loss counts nothing, and a share of the data may be empty.
+            warnings.filterwarnings("ignore", "The ``compute`` method of metric RankHistogram was called before")
+            return self.histogram.compute()
+
+    def scores(
+        self, stage: str, ks: tuple[int, ...], k: int, counts: Tensor | None, *, with_loss: bool
+    ) -> dict[str, Tensor]:
+        """Return the scalars to log, the same on all processes: none when nothing was counted.
+
+        Groups are for the K of the loss, or for the largest that is asked for; those without a class that was seen are
+        left out.
+        """
+        histogram = self.counted()
+        if not histogram.any():
+            return {}
+        scores = {f"{stage}_loss": self.loss.compute()} if with_loss else {}
         for each in ks:
             scores[f"{stage}_macro_top{each}"] = macro_topk_accuracy_from_histogram(histogram, each)
             scores[f"{stage}_top{each}"] = topk_accuracy_from_histogram(histogram, each)
-        if counts is not None and len(counts) == len(histogram):
+        if ks and counts is not None and len(counts) == len(histogram):
+            k = k if k in ks else max(ks)
             for group, mask in class_groups(counts).items():
                 value = group_topk_accuracy_from_histogram(histogram, k, mask.to(histogram.device))
                 if not value.isnan():

@@ -195,6 +195,29 @@ class TestMixin:
         expected = slow_scores(model, data)["val_macro_top3"]
         assert math.isclose(trainer.callback_metrics["val_macro_top3"].item(), expected, rel_tol=1e-6)
 
+    @pytest.mark.parametrize(
+        ("metrics", "logged"),
+        [
+            (False, {"val_loss"}),
+            ([1, 2], {"val_loss", "val_macro_top1", "val_macro_top2", "val_top1", "val_top2", "val_few_top2"}),
+        ],
+    )
+    def test_metrics_of_the_users_choice(self, metrics: Any, logged: set[str]) -> None:
+        model = Net(metrics=metrics, log_loss=True, class_counts=[3] * CLASSES)
+        trainer = make_trainer()
+        trainer.fit(model, loader(vectors()), loader(vectors()))
+        assert set(trainer.callback_metrics) == logged
+
+    def test_a_step_without_the_loss_logs_nothing(self) -> None:
+        class Own(Net):
+            def validation_step(self, batch: Any, batch_idx: int) -> None:
+                self.log("val_own", F.cross_entropy(self.net(batch[0]), batch[1]))
+
+        for options in ({}, {"num_classes": CLASSES}):
+            trainer = make_trainer()
+            trainer.fit(Own(log_loss=True, **options), loader(vectors()), loader(vectors()))
+            assert set(trainer.callback_metrics) == {"val_own"}
+
     def test_soft_targets(self) -> None:
         class Mixed(Net):
             def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:

@@ -93,7 +93,7 @@ def measure(trainer: Trainer, pl_module: Any, stage: str, ks: list[int] | None) 
     counts = getattr(pl_module.topk_criterion, "class_counts", None)
     found = []
     for loader in range(len(batches)):
-        histogram = pl_module.topk_evaluations[f"{stage}_{loader}"].histogram.compute().cpu()
+        histogram = pl_module.topk_evaluations[f"{stage}_{loader}"].counted().cpu()
         if not len(histogram):  # no logits were seen, so that even their number is not known
             continue
         own = None if counts is None or len(counts) != len(histogram) else counts.cpu()

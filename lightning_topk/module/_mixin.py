@@ -183,9 +183,7 @@ class TopKMixin:
         for key in keys if log else []:
             evaluation = self._topk_evaluation(key)
             counts = getattr(self.topk_criterion, "class_counts", None)
-            values = evaluation.scores(stage, self.topk_ks, self.topk_k, counts)
-            if self.topk_log_loss:
-                values[f"{stage}_loss"] = evaluation.loss.compute()
+            values = evaluation.scores(stage, self.topk_ks, self.topk_k, counts, with_loss=self.topk_log_loss)
             for name, value in values.items():
                 # All ranks hold the same value; saying so to Lightning costs one reduction of a scalar.
                 self.log(  # type: ignore[attr-defined]
