@@ -15,22 +15,31 @@ class ClassMargins(TopKLoss):
     max_margin = checked_scalar("max_margin", non_negative, "The largest margin, >= 0; may be scheduled.")
 
     margins: Tensor | None
+    _unit_margins: Tensor | None
 
-    def _follow_counts(self, max_margin: float, margin_constant: float | None, zero_counts: str) -> None:
+    def _follow_counts(
+        self,
+        max_margin: float,
+        zero_counts: str,
+        *,
+        margin_constant: float | None = None,
+        in_units_of_logits: str = "margin and epsilon",
+    ) -> None:
         """Take the constructor's arguments; to be called at its end."""
         self.register_buffer("margins", None, persistent=False)
+        # The margins for `max_margin = 1`: to schedule that scalar is not to read the counts, and wait for a device.
+        self.register_buffer("_unit_margins", None, persistent=False)
         self.zero_counts = check_choice("zero_counts", zero_counts, ZERO_COUNTS)
         self.margin_constant = None if margin_constant is None else non_negative("margin_constant", margin_constant)
         self.max_margin = max_margin
-        self.cosine_check = CosineCheck("margin and epsilon")
+        self.cosine_check = CosineCheck(in_units_of_logits)
 
     def _counts_changed(self) -> None:
         if self.class_counts is not None:
-            margins = ldam_margins(
-                self.class_counts, max_margin=self.max_margin, constant=self.margin_constant, zero="clamp"
-            )
-            self.margins = margins.to(self.class_counts.device)
+            margins = ldam_margins(self.class_counts, max_margin=1.0, constant=self.margin_constant, zero="clamp")
+            self._unit_margins = margins.to(self.class_counts.device)
+            self._scalar_changed("max_margin")
 
     def _scalar_changed(self, name: str) -> None:
-        if name == "max_margin":
-            self._counts_changed()
+        if name == "max_margin" and self._unit_margins is not None:
+            self.margins = self._unit_margins * (self.max_margin if self.margin_constant is None else 1.0)

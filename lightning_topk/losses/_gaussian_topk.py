@@ -236,7 +236,7 @@ class ImbalancedGaussianTopKLoss(ClassMargins, GaussianBase):
         reduction: str = "mean",
     ) -> None:
         super().__init__(k, epsilon, scale, tolerance, weight=weight, ignore_index=ignore_index, reduction=reduction)
-        self._follow_counts(max_margin, margin_constant, zero_counts)
+        self._follow_counts(max_margin, zero_counts, margin_constant=margin_constant)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         margins = self._bound(self.margins)

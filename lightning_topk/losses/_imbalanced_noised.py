@@ -76,7 +76,7 @@ class ImbalancedNoisedTopKLoss(ClassMargins, NoisedBase):
         super().__init__(
             k, epsilon, num_samples, scale, generator, weight=weight, ignore_index=ignore_index, reduction=reduction
         )
-        self._follow_counts(max_margin, margin_constant, zero_counts)
+        self._follow_counts(max_margin, zero_counts, margin_constant=margin_constant)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         margins = self._bound(self.margins)

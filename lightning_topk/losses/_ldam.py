@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from lightning_topk._checks import check_choice, check_float, check_logits, check_per_class
+from lightning_topk._checks import check_float, check_logits, check_per_class
 from lightning_topk._reduce import at_labels, reduce_labels
-from lightning_topk.imbalance import ZERO_COUNTS, ldam_margins
-from lightning_topk.losses._base import TopKLoss, checked_scalar, non_negative, positive
-from lightning_topk.losses._cosine import CosineCheck
+from lightning_topk.losses._base import checked_scalar, positive
+from lightning_topk.losses._class_margins import ClassMargins
 from lightning_topk.ops import log_odds
 
 
@@ -68,7 +67,7 @@ def ldam_loss(
     return reduce_labels(label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction)
 
 
-class LDAMLoss(TopKLoss):
+class LDAMLoss(ClassMargins):
     r"""Label-distribution-aware margin loss: cross-entropy on cosine logits with larger margins for rarer classes.
 
     .. math::
@@ -109,11 +108,7 @@ class LDAMLoss(TopKLoss):
         tensor(2.1700)
     """
 
-    needs_class_counts = True
-    max_margin = checked_scalar("max_margin", non_negative, "The largest margin, >= 0; may be scheduled.")
     scale = checked_scalar("scale", positive, "Factor on the cosines, > 0; may be scheduled.")
-
-    margins: Tensor | None
 
     def __init__(
         self,
@@ -126,11 +121,8 @@ class LDAMLoss(TopKLoss):
         reduction: str = "mean",
     ) -> None:
         super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction)
-        self.register_buffer("margins", None, persistent=False)
-        self.zero_counts = check_choice("zero_counts", zero_counts, ZERO_COUNTS)
-        self.max_margin = max_margin
+        self._follow_counts(max_margin, zero_counts, in_units_of_logits="margin")
         self.scale = scale
-        self.cosine_check = CosineCheck("margin")
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         margins = self._bound(self.margins)
@@ -145,12 +137,3 @@ class LDAMLoss(TopKLoss):
             ignore_index=self.ignore_index,
             reduction=self.reduction,
         )
-
-    def _counts_changed(self) -> None:
-        if self.class_counts is not None:
-            margins = ldam_margins(self.class_counts, max_margin=self.max_margin, zero="clamp")
-            self.margins = margins.to(self.class_counts.device)
-
-    def _scalar_changed(self, name: str) -> None:
-        if name == "max_margin":
-            self._counts_changed()

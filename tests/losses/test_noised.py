@@ -150,6 +150,8 @@ def test_margins_move_with_the_module() -> None:
     loss.bind_class_counts([3, 4])
     moved = loss.to("meta")
     assert moved.margins.device.type == moved.class_counts.device.type == "meta"
+    moved.max_margin = 0.4  # a schedule sets it at every step: no value may be read for that
+    assert moved.margins.device.type == "meta"
 
 
 def test_a_class_without_samples_is_named_or_clamped() -> None:
