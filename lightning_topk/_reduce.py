@@ -53,20 +53,13 @@ def reduce_labels(
         labels = torch.arange(num_classes, device=scores.device).expand_as(scores)
         shares = shares if weight is None else shares * weight.to(shares)
         counted = shares.sum(-1)
-        losses = (shares * label_loss(scores, labels)).sum(-1)
+        losses = (shares * label_loss(scores, labels)).sum(-1) + _nan_unless_finite(scores)
     else:
-        index = targets.reshape(-1).long()
-        valid = index != ignore_index
-        labels = torch.where(valid, index, 0)
-        counted = valid.to(scores.dtype)
-        if weight is not None:
-            counted = counted * weight.to(scores)[labels]
+        valid, labels, counted = _weigh_indices(targets.reshape(-1), weight, ignore_index, scores.dtype)
         losses = label_loss(scores, labels.unsqueeze(-1)).squeeze(-1)
         # Not a product with zero: the loss of an ignored row may be infinite or NaN.
         losses = torch.where(valid, counted * losses, 0.0)
         losses = losses + torch.where(valid, _nan_unless_finite(scores), 0.0)
-    if soft:
-        losses = losses + _nan_unless_finite(scores)
     return reduce_rows(losses.reshape(logits.shape[:-1]), counted, reduction)
 
 
@@ -105,12 +98,8 @@ def weigh_rows(
         shares = targets if weight is None else targets * weight
         losses = row_loss(logits, shares)
         return losses, shares.to(losses).sum(-1)
-    index = targets.long()
-    valid = index != ignore_index
-    losses = row_loss(logits, index)
-    counted = valid.to(losses.dtype)
-    if weight is not None:
-        counted = counted * weight.to(losses)[torch.where(valid, index, 0)]
+    losses = row_loss(logits, targets)
+    valid, _, counted = _weigh_indices(targets, weight, ignore_index, losses.dtype)
     return torch.where(valid, counted * losses, 0.0), counted
 
 
@@ -129,10 +118,18 @@ def counted_weight(targets: Tensor, *, weight: Tensor | None = None, ignore_inde
     """What the mean of a batch is divided by: the number of counted targets, or the sum of their class weights."""
     if targets.is_floating_point():
         return (targets if weight is None else targets * weight.to(targets)).sum()
-    valid = targets != ignore_index
-    if weight is None:
-        return valid.sum()
-    return torch.where(valid, weight[torch.where(valid, targets, 0).long()], 0.0).sum()
+    return _weigh_indices(targets, weight, ignore_index, torch.float32)[2].sum()
+
+
+def _weigh_indices(
+    targets: Tensor, weight: Tensor | None, ignore_index: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """For class indices: which are counted, the indices with 0 where they are not, and their weights in the mean."""
+    index = targets.long()
+    valid = index != ignore_index
+    labels = torch.where(valid, index, 0)
+    counted = valid.to(dtype)
+    return valid, labels, counted if weight is None else counted * weight.to(index.device, dtype)[labels]
 
 
 def _nan_unless_finite(scores: Tensor) -> Tensor:
