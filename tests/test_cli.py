@@ -216,7 +216,7 @@ def test_fit_validate_test_predict(tmp_path: Path) -> None:
 def test_a_version_that_is_named_is_overwritten() -> None:
     args = ("fit", *GLYPHS, *SMALL, *SHORT, "--trainer.enable_checkpointing", "false", "--trainer.logger.version", "7")
     assert command(*args).last_line == "logs/default/version_7"
-    with pytest.warns(UserWarning, match="exists and is not empty"):
+    with pytest.warns(UserWarning, match="should have a folder of its own"):
         assert command(*args).last_line == "logs/default/version_7"
 
 

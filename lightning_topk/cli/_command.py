@@ -2,9 +2,11 @@
 
 import logging
 import os
+import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -13,12 +15,20 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lightning_topk._checks import check_int
 from lightning_topk.callbacks import TopKReport
-from lightning_topk.cli._errors import debugging, report_mistake, user_mistake
-from lightning_topk.cli._parser import ConfigFile, TopKArgumentParser, own_defaults
+from lightning_topk.cli._checkpoints import check_checkpoint
+from lightning_topk.cli._errors import add_fact, debugging, report_mistake, user_mistake
+from lightning_topk.cli._last_run import last_checkpoint, last_run, logger_options
+from lightning_topk.cli._parser import ConfigFile, TopKArgumentParser, own_defaults, strict_parsing
+from lightning_topk.cli._trainer_options import check_trainer_options
 from lightning_topk.data import ArrayDataModule, GlyphsDataModule
+from lightning_topk.durable import AtomicCheckpointIO, SafeStop
 from lightning_topk.module import TopKClassifier
+from lightning_topk.report import replacing, write_atomically
 
 _PROGRAM = "lightning-topk"
 _HEADER = f"{_PROGRAM}=={sys.modules['lightning_topk'].__version__}"
@@ -51,11 +61,16 @@ tracebacks:       LIGHTNING_TOPK_DEBUG=1 {_PROGRAM} ...
 
 
 class SaveConfig(SaveConfigCallback):
-    """Save the configuration in the folder of the run; without a logger there is none, only the current folder."""
+    """Save the configuration in the folder of the run, in one step; without a logger there is no such folder."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if trainer.loggers:
-            super().setup(trainer, pl_module, stage)
+        if self.already_saved or not trainer.loggers:
+            return
+        folder = Path(str(trainer.log_dir))  # asks rank 0
+        if trainer.is_global_zero:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / self.config_filename, self.parser.dump(self.config, skip_none=False))
+        self.already_saved = True
 
 
 class TopKCLI(LightningCLI):
@@ -72,11 +87,9 @@ class TopKCLI(LightningCLI):
             "subclass_mode_model": True,
             "seed_everything_default": 0,
             "trainer_defaults": {
-                "logger": {"class_path": "CSVLogger", "init_args": {"save_dir": "logs", "name": "default"}}
+                "logger": {"class_path": "ResumableCSVLogger", "init_args": {"save_dir": "logs", "name": "default"}}
             },
             "save_config_callback": SaveConfig,
-            # A logger makes a folder for each run; whoever names a version means that folder.
-            "save_config_kwargs": {"overwrite": True},
             "parser_class": TopKArgumentParser,
             "parser_kwargs": {
                 "prog": _PROGRAM,
@@ -108,8 +121,24 @@ class TopKCLI(LightningCLI):
                 self.config = parser.parse_args(
                     [_print_config(arg) for arg in (sys.argv[1:] if args is None else args)]
                 )
+        seed = self.config.get(self.config.get("subcommand", ""), self.config).get("seed_everything")
+        if seed is not None and not isinstance(seed, bool):
+            check_int("seed_everything", seed, 0, 2**32 - 1)
+
+    def _parse_ckpt_path(self) -> None:
+        config = self.config.get(self.config.get("subcommand", ""), self.config)
+        path = config.get("ckpt_path")
+        if path and Path(path).is_file():
+            if config.get("weights_only") is False:
+                return  # what is read here are values; the configuration has to name the model of anything else
+            check_checkpoint(path)
+        super()._parse_ckpt_path()
 
     def before_instantiate_classes(self) -> None:
+        if self.subcommand and self._get(self.config, "weights_only") is None:
+            # Lightning leaves it to torch, which before 2.6 ran the code in a checkpoint, and runs the code in one
+            # that comes from the network.
+            self.config[self.subcommand].weights_only = True
         if self.subcommand != "fit":
             # What served the training, such as a scheduler, is not missed in evaluation.
             warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks used to create")
@@ -140,7 +169,8 @@ class TopKCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         self.parser.add_instantiator(_construct, object, subclasses=True)
         try:
-            super().instantiate_classes()
+            with self._last_run():
+                super().instantiate_classes()
         except Exception as error:
             failures = self.parser.failures  # type: ignore[attr-defined]
             if failures and failures[-1] is not error and str(failures[-1]) in str(error):
@@ -149,6 +179,46 @@ class TopKCLI(LightningCLI):
         if isinstance(self.datamodule, ArrayDataModule | GlyphsDataModule):
             # Their samples lie in memory: there is nothing that worker processes could do sooner.
             warnings.filterwarnings("ignore", "The '.*' does not have many workers")
+
+    def instantiate_trainer(self, **options: Any) -> Trainer:
+        check_trainer_options(vars(self._get(self.config, "trainer")))
+        try:
+            trainer = super().instantiate_trainer(**options)
+        except Exception as error:
+            add_fact(error, vars(self._get(self.config, "trainer")))
+            raise
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # no other was asked for
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(callback, SafeStop) for callback in callbacks):
+            callbacks.insert(0, SafeStop())
+        return trainer
+
+    @contextmanager
+    def _last_run(self) -> Iterator[None]:
+        """Make ``--ckpt_path last`` mean the latest run of the folder, in which a ``fit`` goes on."""
+        trainer, config = self._get(self.config, "trainer"), self.config.get(str(self.subcommand), self.config)
+        if config.get("ckpt_path") != "last":
+            yield
+            return
+        number = last_run(trainer)
+        checkpoint = None if number is None else last_checkpoint(trainer, number)
+        if self.subcommand != "fit":
+            if checkpoint is not None:
+                config.ckpt_path = str(checkpoint)
+            yield
+            return
+        # The folder of a run that goes on is not empty.
+        warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+        if number is None:
+            yield
+            return
+        options = logger_options(trainer)
+        options.version = number
+        try:
+            yield
+        finally:
+            options.version = None  # what is saved as the configuration names no run
 
     def predict(self, **options: Any) -> None:
         """Predict, and save what the model returned as ``predictions.pt`` in the log directory."""
@@ -159,7 +229,8 @@ class TopKCLI(LightningCLI):
         rank = f"_{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
         path = Path(folder, f"predictions{rank}.pt")
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(_joined(batches), path)
+        with replacing(path) as beside:
+            torch.save(_joined(batches), beside)
         print(path)
 
     def after_fit(self) -> None:
@@ -179,10 +250,12 @@ def main(args: Sequence[str] | None = None) -> None:
         args: Arguments in place of those of the process.
 
     Raises:
-        SystemExit: With status 2 and a few lines on stderr after a user's mistake; with status 0 after help.
+        SystemExit: With status 2 and a few lines on stderr after a user's mistake; with status 143 and one line after
+            SIGTERM in a training, which goes on with ``--ckpt_path last``; with status 0 after help.
     """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a console script does not see the files of the current folder otherwise
+    strict_parsing()
     log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     log.addFilter(_no_advertisement)
     try:
@@ -194,6 +267,8 @@ def main(args: Sequence[str] | None = None) -> None:
             # What `--optimizer` is for.
             warnings.filterwarnings("ignore", ".*configure_optimizers` will be overridden")
             TopKCLI(list(args) if args is not None else None)
+    except SIGTERMException:
+        sys.exit(128 + signal.SIGTERM)
     except Exception as error:
         message = None if debugging() else user_mistake(error)
         if message is None:

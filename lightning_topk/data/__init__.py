@@ -13,6 +13,7 @@ Name                                 What it is
 :class:`ArrayDataModule`             images or feature vectors in one ``.npz`` file
 :class:`ImageFolderDataModule`       one folder per class, with or without folders for the splits
 :class:`LongTailSubset`              a long tail (exponential or step profile) cut from any labelled data set
+:class:`ResumableLoader`             a training loader that goes on at the very batch after an interruption
 :func:`long_tail_counts`             the samples per class of these profiles
 :func:`find_labels`                  the labels of a data set, without reading its samples
 :func:`find_class_counts`            its samples per class
@@ -33,12 +34,14 @@ if TYPE_CHECKING:
     from lightning_topk.data._image_folder import ImageFolderDataModule
     from lightning_topk.data._labels import find_class_counts, find_labels
     from lightning_topk.data._long_tail import LongTailSubset, long_tail_counts
+    from lightning_topk.data._resumable import ResumableLoader
 
 __all__ = [
     "ArrayDataModule",
     "GlyphsDataModule",
     "ImageFolderDataModule",
     "LongTailSubset",
+    "ResumableLoader",
     "find_class_counts",
     "find_labels",
     "long_tail_counts",
@@ -50,6 +53,7 @@ _HOMES = {
     "GlyphsDataModule": "_glyphs",
     "ImageFolderDataModule": "_image_folder",
     "LongTailSubset": "_long_tail",
+    "ResumableLoader": "_resumable",
     "find_class_counts": "_labels",
     "find_labels": "_labels",
     "long_tail_counts": "_long_tail",

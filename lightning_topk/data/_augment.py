@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.utils.data import default_collate
 
 from lightning_topk._checks import check_float
+from lightning_topk.data._resumable import Keyed
 
 
 class AugmentingCollate:
@@ -16,7 +17,8 @@ class AugmentingCollate:
 
     The map rotates by up to ``rotation`` degrees, shifts by up to ``shift`` of the image size and zooms by up to
     ``scale`` of it, each uniform, in one bilinear resampling for the batch; pixels from outside repeat the border.
-    The random numbers are those of the global generator, so that they follow the run's seed.
+    The random numbers are those of the batch where it comes from a training loader of this package, a function of the
+    run's seed, the epoch and the place of the batch; those of the global generator otherwise.
 
     Args:
         rotation: Largest angle in degrees, >= 0.
@@ -32,18 +34,18 @@ class AugmentingCollate:
         self.flip = flip
 
     def __call__(self, samples: list[Any]) -> tuple[Tensor, Tensor]:
-        images, targets = default_collate(samples)
-        return self.augment(images), targets
+        images, targets = default_collate(list(samples))
+        return self.augment(images, samples.generator() if isinstance(samples, Keyed) else None), targets
 
-    def augment(self, images: Tensor) -> Tensor:
-        """Return changed images, shape [B, C, H, W]."""
-        amounts = torch.rand(4, len(images)) * 2 - 1
+    def augment(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return changed images, shape [B, C, H, W], by numbers from a generator or from the global one."""
+        amounts = torch.rand(4, len(images), generator=generator) * 2 - 1
         angle = amounts[0] * math.radians(self.rotation)
         zoom = 1 + amounts[1] * self.scale
         cos, sin = angle.cos() * zoom, angle.sin() * zoom
         mirror = torch.ones(2, len(images))
         if self.flip:
-            mirror = torch.randint(0, 2, (2, len(images))) * 2.0 - 1
+            mirror = torch.randint(0, 2, (2, len(images)), generator=generator) * 2.0 - 1
         x, y = amounts[2:] * 2 * self.shift
         aspect = images.shape[-1] / images.shape[-2]  # the grid runs from -1 to 1 on both axes
         to_x = torch.stack([cos * mirror[0], -sin * mirror[1] / aspect, x], 1)

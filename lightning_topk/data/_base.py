@@ -12,9 +12,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_topk._checks import check_choice, check_float, check_int
 from lightning_topk.data._long_tail import ORDERS, PROFILES, long_tail_indices
+from lightning_topk.data._resumable import ResumableLoader, RunSeed
 from lightning_topk.data._splits import split_by_class
 from lightning_topk.imbalance import class_counts
 
+MOST_WORKERS = 1024  # of one loader; a slip of the hand beyond would bring the machine down
 _STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
 
 
@@ -30,7 +32,8 @@ class LongTailDataModule(LightningDataModule, ABC):
             :func:`~lightning_topk.data.long_tail_counts`; 1 leaves the training set as it is.
         profile: ``"exp"`` or ``"step"``.
         order: ``"index"`` or ``"shuffled"``, see :class:`~lightning_topk.data.LongTailSubset`.
-        seed: Seed of the samples and splits. The order of the batches follows the run's seed instead.
+        seed: Seed of the samples and splits. The order of the batches follows the run's seed instead, and so does
+            what is drawn anew in every epoch; see :class:`~lightning_topk.data.ResumableLoader`.
         batch_size: Samples in a batch, >= 1.
         num_workers: Worker processes of each loader; 0 loads in the main process.
     """
@@ -44,9 +47,10 @@ class LongTailDataModule(LightningDataModule, ABC):
         self.order = check_choice("order", order, ORDERS)
         self.seed = check_int("seed", seed, 0)
         self.batch_size = check_int("batch_size", batch_size, 1)
-        self.num_workers = check_int("num_workers", num_workers, 0)
+        self.num_workers = check_int("num_workers", num_workers, 0, MOST_WORKERS)
         self.train_collate: Callable[[list[Any]], Any] | None = None
         self._datasets: dict[str, Dataset[Any]] = {}
+        self._run_seed = RunSeed()
 
     @abstractmethod
     def read_names(self) -> list[str]:
@@ -97,8 +101,16 @@ class LongTailDataModule(LightningDataModule, ABC):
         return self._datasets[split]
 
     def setup(self, stage: str | None = None) -> None:
+        if stage == "fit":
+            self._run_seed.value = None  # that of an earlier run; a checkpoint is loaded after this
         for split in _STAGES.get(str(stage), ("train", "val", "test")):
             self.dataset(split)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"run_seed": self._run_seed.value}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._run_seed.value = state_dict["run_seed"]
 
     def set_fractions(self, test_fraction: float, val_fraction: float) -> None:
         """Set the shares that :meth:`draw` holds out."""
@@ -142,7 +154,16 @@ class LongTailDataModule(LightningDataModule, ABC):
         return rows | {"train": (source, kept[tail])}
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return self._loader("train", shuffle=True, collate_fn=self.train_collate)
+        if self.trainer is not None and self._run_seed.value is None:
+            self._run_seed.value = int(self.trainer.strategy.broadcast(RunSeed().settle()))
+        return ResumableLoader(
+            self.dataset("train"),
+            self.batch_size,
+            trainer=self.trainer,
+            seed=self._run_seed,
+            collate_fn=self.train_collate,
+            **self._options(),
+        )
 
     def val_dataloader(self) -> DataLoader[Any]:
         return self._loader("val")
@@ -153,12 +174,12 @@ class LongTailDataModule(LightningDataModule, ABC):
     def predict_dataloader(self) -> DataLoader[Any]:
         return self._loader("test")
 
-    def _loader(self, split: str, **options: Any) -> DataLoader[Any]:
-        return DataLoader(
-            self.dataset(split),
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            **options,
-        )
+    def _loader(self, split: str) -> DataLoader[Any]:
+        return DataLoader(self.dataset(split), batch_size=self.batch_size, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+        }

@@ -1,8 +1,8 @@
 """From a rank histogram to what people read: tables, files and figures.
 
-Everything here is a pure function of numbers, apart from :func:`write_atomically`, which puts a file in its place in
-one step. :class:`~lightning_topk.callbacks.TopKReport` calls them in a run; they serve as well on a histogram that was
-computed by hand. Accuracies are fractions in [0, 1], and ``None`` where nothing was seen.
+Everything here is a pure function of numbers, apart from :func:`write_atomically` and :func:`replacing`, which put a
+file in its place in one step. :class:`~lightning_topk.callbacks.TopKReport` calls them in a run; they serve as well on
+a histogram that was computed by hand. Accuracies are fractions in [0, 1], and ``None`` where nothing was seen.
 
 Example:
     >>> import torch
@@ -19,7 +19,7 @@ Example:
 
 from lightning_topk.report._console import console_table
 from lightning_topk.report._curves import accuracy_by_k, learning_curves
-from lightning_topk.report._files import csv_text, json_text, write_atomically
+from lightning_topk.report._files import csv_text, json_text, replacing, unwritable, write_atomically
 from lightning_topk.report._history import history_columns, rows_up_to
 from lightning_topk.report._scatter import accuracy_by_count
 from lightning_topk.report._style import png_of
@@ -37,6 +37,8 @@ __all__ = [
     "json_text",
     "learning_curves",
     "png_of",
+    "replacing",
     "rows_up_to",
+    "unwritable",
     "write_atomically",
 ]
