@@ -63,7 +63,8 @@ class Evaluation(nn.Module):
 
     def begin_batch(self, rows: tuple[int, int] | None) -> None:
         """Announce a batch of so many (rows, rows that are no padding), or None where nothing is padded."""
-        self._rows, self._counted = rows, False
+        # Where all is padding nothing is counted, also when a step turns a row into a batch of its own size.
+        self._rows, self._counted = rows, rows is not None and rows[1] == 0
 
     def real(self, tensor: Tensor) -> Tensor:
         """Leave out the rows that a DistributedSampler repeated. Another number of rows than announced stays."""
@@ -81,10 +82,7 @@ class Evaluation(nn.Module):
 
     def counted(self) -> Tensor:
         """Return the histogram, summed over processes; all have to call this."""
-        with warnings.catch_warnings():
-            # A step that does not compute the loss counts nothing, and a share of the data may be empty.
-            warnings.filterwarnings("ignore", "The ``compute`` method of metric RankHistogram was called before")
-            return self.histogram.compute()
+        return _computed(self.histogram)
 
     def scores(
         self, stage: str, ks: tuple[int, ...], k: int, counts: Tensor | None, *, with_loss: bool
@@ -97,7 +95,7 @@ class Evaluation(nn.Module):
         histogram = self.counted()
         if not histogram.any():
             return {}
-        scores = {f"{stage}_loss": self.loss.compute()} if with_loss else {}
+        scores = {f"{stage}_loss": _computed(self.loss)} if with_loss else {}
         for each in ks:
             scores[f"{stage}_macro_top{each}"] = macro_topk_accuracy_from_histogram(histogram, each)
             scores[f"{stage}_top{each}"] = topk_accuracy_from_histogram(histogram, each)
@@ -108,3 +106,10 @@ class Evaluation(nn.Module):
                 if not value.isnan():
                     scores[f"{stage}_{group}_top{k}"] = value
         return scores
+
+
+def _computed(metric: Metric) -> Tensor:
+    with warnings.catch_warnings():
+        # A step that does not compute the loss counts nothing, and a share of the data may be empty.
+        warnings.filterwarnings("ignore", r"The ``compute`` method of metric \w+ was called before")
+        return metric.compute()

@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_topk._checks import check_choice, check_int
 from lightning_topk.callbacks._training_counts import (
     consumers_of,
+    copies_of,
     count_training_set,
     known_ignore_index,
     known_names,
@@ -189,7 +190,8 @@ class ClassFrequencies(Callback):
         self.counts = None if answer[0] is None else torch.tensor(answer[0])
         if self.counts is not None:
             rank_zero_info(f"ClassFrequencies: {summary(self.counts)}")
-            self._bind(consumers_of(pl_module), answer[0])
+            for module in (pl_module, *copies_of(pl_module, trainer.callbacks)):  # type: ignore[attr-defined]
+                self._bind(consumers_of(module), answer[0])
 
     def _find(self, trainer: Trainer, pl_module: LightningModule) -> Tensor | None:
         source = trainer.fit_loop._data_source.instance

@@ -53,6 +53,8 @@ class EpsilonScheduler(Callback):
                 f"Found {schedule!r} of type {type(schedule).__name__}."
             )
         self.schedule = schedule
+        if not isinstance(parameter, str):
+            raise TypeError(f"Parameter `parameter` should be the name of a scalar of the loss. Found {parameter!r}.")
         self.parameter = parameter
         self.interval = check_choice("interval", interval, ("step", "epoch"))
         self._logs = bool(log)  # the Trainer gives every callback an attribute `log` of its own

@@ -21,6 +21,14 @@ def consumers_of(pl_module: nn.Module) -> Iterator[Any]:
             yield module
 
 
+def copies_of(pl_module: nn.Module, callbacks: Iterable[Any]) -> Iterator[nn.Module]:
+    """Yield the copies of a module that callbacks hold, such as the one whose weights are an average."""
+    for callback in callbacks:
+        for held in vars(callback).values():
+            if isinstance(held, nn.Module) and any(type(each) is type(pl_module) for each in held.modules()):
+                yield held
+
+
 def makes_its_data(trainer: Trainer, pl_module: LightningModule) -> bool:
     """Tell whether the loaders come from a module with its own ``setup``, which runs after that of callbacks."""
     own = any("setup" in vars(c) and c.__module__.split(".")[0] not in _FRAMEWORK for c in type(pl_module).__mro__)

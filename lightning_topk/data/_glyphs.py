@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,8 @@ def render_letters(
 
 @cache
 def _face(name: str) -> ft2font.FT2Font:
-    font = ft2font.FT2Font(str(Path(mpl.get_data_path(), "fonts", "ttf", name)))
+    # From memory: a font reads on from its open file, whose place processes share that are forked from this one.
+    font = ft2font.FT2Font(BytesIO(Path(mpl.get_data_path(), "fonts", "ttf", name).read_bytes()))
     font.set_size(_EM, 72)
     return font
 

@@ -152,7 +152,7 @@ def test_style_sheets_do_not_change_the_images() -> None:
         ({"profile": "zipf"}, ValueError, "`profile` should be one of 'exp', 'step'"),
         ({"seed": -1}, ValueError, "`seed` should be an integer >= 0"),
         ({"batch_size": 0}, ValueError, "`batch_size` should be an integer >= 1"),
-        ({"num_workers": -1}, ValueError, "`num_workers` should be an integer >= 0"),
+        ({"num_workers": -1}, ValueError, r"`num_workers` should be an integer in \[0, 1024\]"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
