@@ -1,14 +1,20 @@
 """Which errors are a user's mistake, and how these are told."""
 
 import dis
+import inspect
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pickle import UnpicklingError
 from types import FrameType, TracebackType
+from typing import Any, get_type_hints
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from lightning_topk.cli._checkpoints import unsafe_checkpoint
 from lightning_topk.cli._explain import shorten
+from lightning_topk.data._image_files import CorruptImageError
 
 _MISTAKES = (ValueError, TypeError, OSError, RuntimeError, MisconfigurationException)
 
@@ -27,6 +33,10 @@ def user_mistake(error: BaseException) -> str | None:
     """
     seen: BaseException | None = error
     while seen is not None:
+        if isinstance(seen, CorruptImageError):  # also from a worker process, whose errors another module raises again
+            return str(seen)
+        if isinstance(seen, UnpicklingError):
+            return unsafe_checkpoint(seen)
         if isinstance(seen, _MISTAKES) and seen.__traceback__ is not None:
             frames = list(_frames(seen.__traceback__))
             module = str(frames[-1][0].f_globals.get("__name__", ""))
@@ -36,9 +46,38 @@ def user_mistake(error: BaseException) -> str | None:
                 not running or isinstance(seen, MisconfigurationException | FileNotFoundError)
             )
             if (ours or theirs) and _raises(*frames[-1]):
-                return str(seen)
+                return " ".join([str(seen), *getattr(seen, "__notes__", [])])
         seen = seen.__cause__
     return None
+
+
+def refuse_null(cls: Any, arguments: Mapping[str, Any]) -> None:
+    """Raise for a null in place of a number, text or class that has another default: the parser lets any null pass.
+
+    A class would read it as false, or as its own default.
+    """
+    try:
+        hints = get_type_hints(cls.__init__)
+        parameters = inspect.signature(cls).parameters
+    except (AttributeError, NameError, TypeError, ValueError):
+        return  # nothing is known about a class without readable annotations
+    for name in (name for name, value in arguments.items() if value is None and name in parameters):
+        hint = hints.get(name)
+        if inspect.isclass(hint) and hint not in (object, type(None)) and parameters[name].default is not None:
+            law = f"Parameter `{name}` of {cls.__name__} should be of type {hint.__name__}, or be left out."
+            raise TypeError(f"{law} Found null.")
+
+
+def add_fact(error: Exception, arguments: Mapping[str, Any]) -> None:
+    """Note the values of the arguments that an error of Lightning names, as it seldom says what was found."""
+    if not error.__class__.__module__.startswith(("builtins", "lightning")) or "Found" in str(error):
+        return
+    text = str(error)
+    named = [name for name in arguments if re.search(rf"[`'\"]{re.escape(name)}\b", text)]
+    named = named or [name for name, value in arguments.items() if value and f"={value!r})" in text]
+    if named and not hasattr(error, "__notes__"):
+        fact = "Found " + ", ".join(f"`{name} = {arguments[name]!r:.80}`" for name in named) + "."
+        vars(error)["__notes__"] = [fact]  # as add_note does from Python 3.11 on
 
 
 def _frames(traceback: TracebackType | None) -> Iterator[tuple[FrameType, int]]:

@@ -6,11 +6,12 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from pydoc import locate
 from typing import Any
 
-from lightning_topk.cli._families import class_names
+from lightning_topk.cli._families import FAMILIES, class_names
 
 _LONGEST = 6  # lines of another's message that are shown
 _LISTED = 12  # classes that are named when none is near
@@ -63,6 +64,15 @@ class _Complaint:
         return next((found for each in patterns if (found := re.search(each, self.message, re.DOTALL))), None)
 
     @property
+    def value(self) -> str | None:
+        """What was given in place of what is expected."""
+        patterns = r"Got value: ([^\n]*)", r"Given value: ([^\n]*)", r'Unable to load config "([^\n]*)"'
+        if not (match := self.search(*patterns)):
+            return None
+        value = re.sub(r"NestedArg\(key='[\w.]+', val=(.*)\)", r"\1", match[1]).strip("'")
+        return "nothing" if value in ("", "None") else f"`{value[:80]}`"
+
+    @property
     def help(self) -> str:
         """The option that prints the arguments of the class in question."""
         if not self.paths or not self.keys or _class(self.paths[0]) is None:
@@ -91,6 +101,14 @@ def _unknown_option(complaint: _Complaint) -> _Found | None:
     return _Found(f"{law} Found `{given}`.", _near(given, complaint.parser._option_string_actions))
 
 
+def _no_value(complaint: _Complaint) -> _Found | None:
+    if not (match := complaint.search(r"argument (?:-\w/)?(--[\w.]+)\S*: expected one argument")):
+        return None
+    args = [*getattr(complaint.parser, "args", []), "--"]
+    bare = [arg for arg, after in pairwise(args) if arg.startswith(match[1]) and after.startswith("--")]
+    return _Found(f"`{(bare or [match[1]])[0]}` should be given a value. Found none.")
+
+
 def _unknown_argument(complaint: _Complaint) -> _Found | None:
     match = complaint.search(r"(?:Option|[Kk]ey) [\"']([\w.]+)[\"'] is not (?:accepted|expected)")
     if not match:
@@ -103,6 +121,9 @@ def _unknown_argument(complaint: _Complaint) -> _Found | None:
         return _Found(f"{law} Found others beside them.")
     if cls is None:
         return None
+    if cls in FAMILIES.values():
+        law = f"`{complaint.option}` should name a class before that is given arguments."
+        return _Found(f"{law} Found `{unknown}`, and no class.", key=unknown)
     law = f"{cls.__name__} (`{complaint.option}`) should be given its own arguments."
     return _Found(f"{law} Found `{unknown}`.", _near(unknown, _arguments(cls)), complaint.help, unknown)
 
@@ -119,10 +140,11 @@ def _unknown_class(complaint: _Complaint) -> _Found | None:
     match = complaint.search(
         r"Expected a dot import path string: (\S+)",
         r"Import path (\S+) does not correspond",
+        r"Importing '(\S+)' is not allowed",
         r"given class_path '([\w.]+)'[^\n]*\n\s*(?:No module|module|Not a|Unexpected import|Expected an inst)",
     )
-    if not match:
-        return None
+    if not match or re.search(r"Expected a <class '(int|float)'>", complaint.message[: match.start()]):
+        return None  # a number, which a tensor may stand for
     known = class_names(complaint.option.lstrip("-").rpartition(".")[2])
     near = _near(_bare(match[1]), known) or sorted(known) * (len(known) <= _LISTED)
     law = f"`{complaint.option}` should name a class that fits there, by its bare name or its import path."
@@ -173,16 +195,32 @@ def _not_yaml(complaint: _Complaint) -> _Found | None:
 def _wrong_type(complaint: _Complaint) -> _Found | None:
     types = re.findall(r"Expected (?:a|an) <class '([\w.]+)'>", complaint.message)
     names = [name.rpartition(".")[2] for name in types if name != "NoneType"]
-    value = complaint.search(r"Got value: ([^\n]*)", r"Given value: ([^\n]*)")
-    if not (complaint.keys and names and value):
+    choices = ", ".join(re.findall(r"Expected a typing\.Literal\[([^\n]*)\]", complaint.message)).replace("'", "")
+    if not (complaint.keys and (names or choices) and complaint.value):
         return None
-    given = re.sub(r"NestedArg\(key='[\w.]+', val=(.*)\)", r"\1", value[1]).strip("'")[:80]
-    text = f"`{complaint.option}` should be of type {' or '.join(dict.fromkeys(names))}. Found `{given}`."
+    law = f"be one of {choices}" if choices else f"be of type {' or '.join(dict.fromkeys(names))}"
+    text = f"`{complaint.option}` should {law}. Found {complaint.value}."
     return _Found(text, help=complaint.help, key=complaint.option)
+
+
+def _no_class(complaint: _Complaint) -> _Found | None:
+    match = complaint.search(
+        r"but ([\w.]+) is abstract", r"Not a valid (subclass) of", r"Unable to load config", r"no attribute 'keys'"
+    )
+    if not (match and complaint.keys):
+        return None
+    if match.lastindex is None:
+        option = f"--{complaint.keys[0]}" if "load config" in match[0] else complaint.option  # it is named twice there
+        law = f"`{option}` should be given options or arguments, each as `name: value`."
+        return _Found(f"{law} Found {complaint.value or 'none'}.", help=complaint.help)
+    law = f"`{complaint.option}` should name a class, by itself or by the keys `class_path` and `init_args`."
+    found = complaint.value if match[1] == "subclass" and complaint.value else "no `class_path`"
+    return _Found(f"{law} Found {found}.", help=complaint.help)
 
 
 _RULES: tuple[Callable[[_Complaint], _Found | None], ...] = (
     _unknown_option,
+    _no_value,
     _unknown_argument,
     _missing_argument,
     _unknown_class,
@@ -191,6 +229,7 @@ _RULES: tuple[Callable[[_Complaint], _Found | None], ...] = (
     _subcommand,
     _not_yaml,
     _wrong_type,
+    _no_class,
 )
 
 

@@ -17,7 +17,7 @@ from lightning_topk.losses import TopKLoss
 from lightning_topk.schedules import Schedule
 
 # By the last part of the name of the option that takes such a class.
-_FAMILIES: dict[str, type] = {
+FAMILIES: dict[str, type] = {
     "model": LightningModule,
     "loss": TopKLoss,
     "data": LightningDataModule,
@@ -36,7 +36,7 @@ def class_names(option: str) -> set[str]:
         >>> sorted(class_names("schedule"))
         ['Constant', 'Cosine', 'Exponential', 'Linear', 'Piecewise']
     """
-    families = [_FAMILIES[option]] if option in _FAMILIES else list(_FAMILIES.values())
+    families = [FAMILIES[option]] if option in FAMILIES else list(FAMILIES.values())
     return {cls.__name__ for family in families for cls in _subclasses(family) if _is_public(cls)}
 
 

@@ -1,6 +1,7 @@
 """The parser: short help and errors, and classes that start from their own defaults."""
 
 import argparse
+import inspect
 import os
 import re
 import sys
@@ -13,12 +14,13 @@ from typing import Any, NoReturn
 from unittest import mock
 
 import yaml  # type: ignore[import-untyped]
-from jsonargparse import ActionConfigFile, DefaultHelpFormatter, _typehints
+from jsonargparse import ActionConfigFile, DefaultHelpFormatter, _typehints, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_topk.cli._difference import difference
-from lightning_topk.cli._errors import debugging
+from lightning_topk.cli._errors import add_fact, debugging, refuse_null
 from lightning_topk.cli._explain import explain
+from lightning_topk.cli._mistakes_in_files import mistake_in_file
 
 _SHOWN_CLASSES = 12
 _ON_CHANGE = "discard_init_args_on_class_path_change"
@@ -43,6 +45,8 @@ class ConfigFile(ActionConfigFile):
     @staticmethod
     def apply_config(parser: Any, cfg: Any, dest: str, value: Any) -> None:
         parser.reading = str(value)
+        if os.path.isfile(value) and (mistake := mistake_in_file(value)):
+            parser.error(mistake)
         ActionConfigFile.apply_config(parser, cfg, dest, value)
         if os.path.isfile(value):
             content = yaml.safe_load(Path(value).read_text())
@@ -96,8 +100,10 @@ class TopKArgumentParser(LightningArgumentParser):
         @wraps(instantiator)
         def remembering(class_type: Any, *values: Any, **named: Any) -> Any:
             try:
+                refuse_null(class_type, named)
                 return instantiator(class_type, *values, **named)
             except Exception as error:
+                add_fact(error, named)
                 self.failures.append(error)
                 raise
 
@@ -111,6 +117,17 @@ class TopKArgumentParser(LightningArgumentParser):
         parser = getattr(ex, "subcommand_parser", None) or self
         sys.stderr.write(explain(message, parser))
         sys.exit(2)
+
+
+def strict_parsing() -> None:
+    """Let no value name a class that runs commands, nor one where its option does not ask for a class.
+
+    That is the law of jsonargparse 5; before, it warns of the first and makes objects of the second. Values come from
+    the hyper-parameters of checkpoints too. Versions below 4.51 know neither.
+    """
+    known = inspect.signature(set_parsing_settings).parameters
+    wanted: dict[str, Any] = {"import_path_denylist": [], "instantiate_subclass_spec_in_any": False}
+    set_parsing_settings(**{name: value for name, value in wanted.items() if name in known})
 
 
 @contextmanager

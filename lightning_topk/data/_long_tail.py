@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from lightning_topk._checks import check_choice, check_float, check_int
+from lightning_topk._checks import as_numbers, check_choice, check_float, check_int, check_num_classes
 from lightning_topk.data._labels import find_labels
 from lightning_topk.imbalance import class_counts
 
@@ -48,7 +48,7 @@ def long_tail_counts(num_classes: int, max_count: int, imbalance_factor: float, 
         NeurIPS 2019, section 4 and its code; the exponential profile is that of Cui et al., "Class-Balanced Loss Based
         on Effective Number of Samples", CVPR 2019.
     """
-    check_int("num_classes", num_classes, 1)
+    check_num_classes(num_classes)
     check_int("max_count", max_count, 1)
     check_float("imbalance_factor", imbalance_factor, 1.0)
     check_choice("profile", profile, PROFILES)
@@ -98,6 +98,7 @@ def long_tail_indices(
     check_int("seed", seed, 0)
     check_choice("order", order, ORDERS)
     available = class_counts(labels, num_classes)
+    labels = as_numbers(labels, "").flatten()
     targets = np.array(long_tail_counts(len(available), int(available.max()), imbalance_factor, profile))
     if order == "shuffled":
         targets = targets[np.random.default_rng([seed, 1]).permutation(len(targets))]

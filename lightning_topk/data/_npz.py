@@ -1,16 +1,33 @@
 """Read single arrays of a NumPy ``.npz`` file, with errors that say what the file should be."""
 
+import math
 import os
 import zipfile
 import zlib
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 
+# What unpacking raises on bytes that it does not expect; a member behind a password is a RuntimeError.
+_DAMAGE = (
+    *(OSError, EOFError, ValueError, RuntimeError, SyntaxError, TokenError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+
+
+def memory() -> int:
+    """Return the bytes of memory of the machine, or as good as infinitely many where it does not say."""
+    names = getattr(os, "sysconf_names", {})
+    known = "SC_PHYS_PAGES" in names and "SC_PAGE_SIZE" in names
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 2**63
+
 
 class NpzFile:
     """An ``.npz`` file whose arrays are read one by one, and only when asked for. Nothing in it is executed.
+
+    An array is unpacked only when its header declares as many bytes as the archive holds, and they fit into memory.
 
     Args:
         root: Folder.
@@ -39,7 +56,7 @@ class NpzFile:
         try:
             with zipfile.ZipFile(self.path) as archive:
                 members = archive.namelist()
-        except (OSError, zipfile.BadZipFile) as error:
+        except _DAMAGE as error:
             raise ValueError(f"{self._law} `{self.path}` cannot be read: {error}.") from error
         self.keys = [name.removesuffix(".npy") for name in members if name.endswith(".npy")]
 
@@ -58,12 +75,26 @@ class NpzFile:
         if key not in self.keys:
             raise KeyError(key)
         try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(f"{key}.npy") as member:
-                if whole:
+            with zipfile.ZipFile(self.path) as archive:
+                size = archive.getinfo(f"{key}.npy").file_size
+                with archive.open(f"{key}.npy") as member:
+                    version = np.lib.format.read_magic(member)
+                    first = version == (1, 0)
+                    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+                    shape, _, dtype = read(member)
+                    self._check_size(key, shape, dtype, size - member.tell())
+                if not whole:
+                    return shape, dtype
+                with archive.open(f"{key}.npy") as member:
                     return np.lib.format.read_array(member, allow_pickle=False)
-                version = np.lib.format.read_magic(member)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, _, dtype = read(member)
-                return shape, dtype
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        except _DAMAGE as error:
             raise ValueError(f"{self._law} The array `{key}` of `{self.path}` cannot be read: {error}.") from error
+
+    def _check_size(self, key: str, shape: tuple[int, ...], dtype: "np.dtype[Any]", size: int) -> None:
+        declared = math.prod(shape) * dtype.itemsize
+        if dtype.hasobject:  # refused by whoever asked for it
+            return
+        if min(shape, default=0) < 0 or declared != size:
+            raise ValueError(f"Found {declared} bytes declared, {size} there")
+        if declared > memory():
+            raise ValueError(f"It should fit into memory of {memory()} bytes. Found `{key}` of {declared} bytes")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_topk._checks import check_choice, check_int
+from lightning_topk._checks import MOST_CLASSES, as_numbers, check_choice, check_num_classes
 
 ZERO_COUNTS = ("error", "clamp")
+LARGEST_FILE = 1 << 28  # bytes; ten million classes have far fewer
+LARGEST_COUNT = 2**53  # up to here every whole number is a float64
 
 
 def class_counts(labels: Tensor | Sequence[int], num_classes: int | None = None) -> Tensor:
@@ -32,20 +35,20 @@ def class_counts(labels: Tensor | Sequence[int], num_classes: int | None = None)
         >>> class_counts(torch.tensor([2, 0, 2]), num_classes=4)
         tensor([1, 0, 2, 0])
     """
-    values = torch.as_tensor(labels)
-    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-        if values.numel():
-            raise TypeError(f"Argument `labels` should hold integer class indices. Found {values.dtype}.")
-        values = values.long()
+    law = "Argument `labels` should hold integer class indices."
+    values = as_numbers(labels, law)
+    if values.is_floating_point() and values.numel():
+        raise TypeError(f"{law} Found {values.dtype}.")
     if values.numel() == 0:
         raise ValueError("Argument `labels` should hold at least one class index. Found none.")
+    values = values.long()
     low, high = int(values.min()), int(values.max())
-    size = high + 1 if num_classes is None else check_int("num_classes", num_classes, 1)
+    size = max(1, min(high + 1, MOST_CLASSES)) if num_classes is None else check_num_classes(num_classes)
     if low < 0 or high >= size:
         raise ValueError(
             f"Argument `labels` should hold class indices in [0, {size}). Found {low if low < 0 else high}."
         )
-    return torch.bincount(values.flatten().long(), minlength=size)
+    return torch.bincount(values.flatten(), minlength=size)
 
 
 def check_counts(counts: Any, num_classes: int | None = None) -> Tensor:
@@ -67,16 +70,11 @@ def check_counts(counts: Any, num_classes: int | None = None) -> Tensor:
         tensor([3, 0, 5])
     """
     law = "Class counts should be a list of one non-negative whole number per class."
-    try:
-        values = torch.as_tensor(counts).detach().cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{law} Found {type(counts).__name__}: {counts!r:.80}.") from error
-    if values.is_complex() or values.dtype == torch.bool:
-        raise TypeError(f"{law} Found {values.dtype}.")
+    values = as_numbers(counts, law).cpu()
     if values.ndim != 1 or values.numel() == 0:
         raise ValueError(f"{law} Found shape {list(values.shape)}.")
-    bad = ~((values >= 0) & (values == values.round())) if values.is_floating_point() else values < 0
-    bad |= ~torch.isfinite(values)
+    values = values.double() if values.is_floating_point() else values.long()
+    bad = ~((values >= 0) & (values <= LARGEST_COUNT) & (values == values.round()))
     if bad.any():
         position = int(bad.nonzero()[0])
         raise ValueError(f"{law} Found {values[position].item()} for class {position}.")
@@ -148,14 +146,25 @@ def read_counts(path: str | Path) -> Tensor:
     if file.suffix.lower() not in {".json", ".csv"}:
         raise ValueError(f"{law} Found `{file}`.")
     try:
+        facts = file.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise OSError(f"A file of class counts should be a regular file. Found another kind at `{file}`.")
+        if facts.st_size > LARGEST_FILE:
+            raise ValueError(f"{law} It should have at most {LARGEST_FILE} bytes. Found {facts.st_size} in `{file}`.")
         text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise FileNotFoundError(f"A file of class counts should exist. Found none at `{file}`.") from None
     except UnicodeDecodeError:
         raise ValueError(f"{law} Found bytes that are no UTF-8 text in `{file}`.") from None
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        raise OSError(f"A file of class counts should be readable. Found `{file}`: {error.strerror}.") from None
     try:
         return check_counts(_parse_json(text) if file.suffix.lower() == ".json" else _parse_csv(text))
-    except (TypeError, ValueError, KeyError) as error:
+    except RecursionError:
+        raise ValueError(f"{law} `{file}` is not: it is nested too deeply.") from None
+    except (TypeError, ValueError, KeyError, IndexError, OverflowError, csv.Error) as error:
         raise ValueError(f"{law} `{file}` is not: {error}") from None
 
 

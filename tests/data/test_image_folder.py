@@ -24,8 +24,7 @@ SMALL: dict[str, Any] = {"image_size": 8, "augment": False, "batch_size": 4}
 
 
 def files(data: ImageFolderDataModule, split: str) -> list[str]:
-    subset = data.dataset(split)
-    return [str(Path(subset.dataset.samples[i][0]).relative_to(data.root)) for i in subset.indices]
+    return [str(Path(path).relative_to(data.root)) for path, _ in data.dataset(split).samples]
 
 
 def test_a_single_folder_is_split_by_the_seed(tmp_path: Path) -> None:
@@ -82,7 +81,7 @@ def test_the_loaders_deliver_images_and_labels(tmp_path: Path, augment: bool) ->
         assert images.dtype == torch.float32
         assert labels.bincount().equal(find_class_counts(data.dataset(split)))
     image, label = data.dataset("test")[0]
-    path, expected = data.dataset("test").dataset.samples[data.dataset("test").indices[0]]
+    path, expected = data.dataset("test").samples[0]
     shade = int(Path(path).stem) / 255
     assert label == expected
     assert float(image[0, 4, 4]) == pytest.approx((shade - 0.485) / 0.229, abs=1e-5)
@@ -129,7 +128,9 @@ def test_a_class_of_the_test_set_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_size": 4}, "`image_size` should be an integer >= 8"),
+        ({"image_size": 4}, r"`image_size` should be an integer in \[8, 16384\]. Found `image_size = 4`"),
+        ({"image_size": 10**6}, "Found `image_size = 1000000`"),
+        ({"num_workers": 10**6}, r"`num_workers` should be an integer in \[0, 1024\]"),
         ({"val_fraction": 0.0}, "`val_fraction` should be a finite number > 0"),
         ({"test_fraction": float("nan")}, "`test_fraction` should be a finite number > 0"),
         ({"imbalance_factor": 0}, "`imbalance_factor` should be a finite number >= 1"),
