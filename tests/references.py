@@ -6,6 +6,7 @@ from itertools import product
 
 import mpmath
 import numpy as np
+from scipy.integrate import trapezoid  # numpy has it under this name from 2.0 on
 from scipy.optimize import brentq
 from scipy.special import xlogy
 from scipy.stats import laplace, norm
@@ -51,8 +52,8 @@ def exact_smoothed_kth(scores: Sequence[float], k: int, epsilon: float, nodes: i
         for inside in product((0, 1), repeat=len(s) - 1):
             if sum(inside) == k - 1:
                 exactly += np.prod(np.where(inside, others, 1 - others), axis=1)
-        gradient[i] = np.trapezoid(norm.pdf((t - s[i]) / epsilon) / epsilon * exactly, t)
-    value = t[0] + np.trapezoid(tail, t)
+        gradient[i] = trapezoid(norm.pdf((t - s[i]) / epsilon) / epsilon * exactly, t)
+    value = t[0] + trapezoid(tail, t)
     return float(value), gradient
 
 
@@ -78,8 +79,8 @@ def smoothed_kth_of_many(
             counts[1:] += more
         return counts
 
-    value = t[0] + np.trapezoid(1 - law(u, k).sum(0), t)
-    gradient = [np.trapezoid(norm.pdf(t - u[i]) * law(np.delete(u, i), k)[k - 1], t) for i in classes]
+    value = t[0] + trapezoid(1 - law(u, k).sum(0), t)
+    gradient = [trapezoid(norm.pdf(t - u[i]) * law(np.delete(u, i), k)[k - 1], t) for i in classes]
     return float(kth + epsilon * value), np.array(gradient)
 
 

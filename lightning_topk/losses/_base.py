@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_topk._checks import check_choice, check_float, check_int
+from lightning_topk._checks import LARGEST_FLOAT, as_numbers, check_choice, check_float, check_ignore_index
+from lightning_topk._constants import Constants
 from lightning_topk._reduce import REDUCTIONS
 from lightning_topk.imbalance import check_counts, nonzero_counts
 
@@ -38,7 +39,7 @@ def positive(name: str, value: Any) -> float:
     return check_float(name, value, 0.0, low_open=True)
 
 
-class TopKLoss(nn.Module, ABC):
+class TopKLoss(Constants, ABC):
     """Base of all losses: ``loss(logits [..., C], targets [...]) -> loss``.
 
     What a subclass inherits:
@@ -47,11 +48,16 @@ class TopKLoss(nn.Module, ABC):
       the loss is the expectation over the label.
     * Logits of float16 or bfloat16 are computed in float32, and the loss is float32.
     * Rows whose target is ``ignore_index`` count nothing; a batch without counted rows has the loss 0.
-    * A row with a NaN or infinite logit has the loss NaN.
+    * A row with a NaN or infinite logit has the loss NaN. Every other row has a finite loss and gradient, as long as
+      its logits, times ``scale`` or divided by a temperature, are at most 1e30 in size, but for masked classes, whose
+      logit may be any down to the lowest of float32.
+    * Wrong input is a ``TypeError`` or ``ValueError`` that says what it should be. Class indices are compared with C on
+      the CPU alone, where that waits for no device; elsewhere a wrong one ends in an assertion of the device.
     * The value is a pure function of each row in ``eval()``.
-    * State is the buffer ``class_counts`` once it is bound, and the trainable parameters of the few losses that have
-      any. It loads, ``strict`` too, from checkpoints of any number of classes, and from checkpoints that were written
-      with another loss: what only one of the two has is passed over.
+    * State is the class counts once they are bound, ``class_counts``, and the trainable parameters of the few losses
+      that have any. It loads, ``strict`` too, from checkpoints of any number of classes, and from checkpoints that were
+      written with another loss: what only one of the two has is passed over.
+    * The counts and what is made of them are no buffers: averages of weights and DDP's broadcasts leave them alone.
 
     Args:
         weight: Class weights, one number >= 0 per class.
@@ -66,6 +72,8 @@ class TopKLoss(nn.Module, ABC):
     class_counts: Tensor | None
     weight: Tensor | None
     _anchor: Tensor
+    _constants: ClassVar[tuple[str, ...]] = ("class_counts", "weight", "_anchor")
+    _saves_counts = True
 
     def __init__(
         self,
@@ -75,12 +83,12 @@ class TopKLoss(nn.Module, ABC):
         reduction: str = "mean",
     ) -> None:
         super().__init__()
-        self.ignore_index = check_int("ignore_index", ignore_index, -(2**63))
+        self.ignore_index = check_ignore_index(ignore_index)
         self.reduction = check_choice("reduction", reduction, REDUCTIONS)
-        self.register_buffer("weight", None if weight is None else _check_weight(weight), persistent=False)
-        self.register_buffer("class_counts", None)
+        self.weight = None if weight is None else _check_weight(weight)
+        self.class_counts = None
         # Follows the module from device to device, so that counts which are bound later land where it is.
-        self.register_buffer("_anchor", torch.empty(0), persistent=False)
+        self._anchor = torch.empty(0)
 
     @abstractmethod
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -90,8 +98,8 @@ class TopKLoss(nn.Module, ABC):
         """Tell the loss how many training samples each class has.
 
         Args:
-            counts: One non-negative whole number per class, shape [C]. Kept in the buffer ``class_counts``, also by
-                losses that do not need them, so that checkpoints carry them.
+            counts: One non-negative whole number per class, shape [C]. Kept in ``class_counts``, also by losses that
+                do not need them, so that checkpoints carry them.
             names: Class names for error messages.
 
         Raises:
@@ -179,6 +187,11 @@ class TopKLoss(nn.Module, ABC):
     def _scalar_changed(self, name: str) -> None:
         """Recompute what depends on the scalar ``name``."""
 
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self._saves_counts and self.class_counts is not None:
+            destination[prefix + "class_counts"] = self.class_counts
+
     def _load_from_state_dict(
         self,
         state_dict: Mapping[str, Any],
@@ -192,7 +205,7 @@ class TopKLoss(nn.Module, ABC):
         key = prefix + "class_counts"
         stored = state_dict.get(key)
         # What another loss saved and this one has not is passed over; what it lacks stays as it is.
-        own = {*self._parameters, *self._modules, *self._buffers} - self._non_persistent_buffers_set - {"class_counts"}
+        own = {*self._parameters, *self._modules, *self._buffers} - self._non_persistent_buffers_set
         known = {
             name: value
             for name, value in state_dict.items()
@@ -213,10 +226,8 @@ def _class_path(cls: type) -> str:
 
 
 def _check_weight(weight: Sequence[float] | Tensor) -> Tensor:
-    values = torch.as_tensor(weight, dtype=torch.float32)
-    if values.ndim != 1 or values.numel() == 0 or not bool((torch.isfinite(values) & (values >= 0)).all()):
-        raise ValueError(
-            "Parameter `weight` should hold one finite number >= 0 per class. "
-            f"Found shape {list(values.shape)}: {values.flatten()[:8].tolist()}."
-        )
-    return values.clone()
+    law = "Parameter `weight` should hold one finite number >= 0 per class."
+    values = as_numbers(weight, law).double()
+    if values.ndim != 1 or values.numel() == 0 or not bool(((values <= LARGEST_FLOAT) & (values >= 0)).all()):
+        raise ValueError(f"{law} Found shape {list(values.shape)}: {values.flatten()[:8].tolist()}.")
+    return values.to(torch.float32, copy=True)

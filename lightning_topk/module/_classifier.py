@@ -1,6 +1,7 @@
 """A ready classifier: backbone, head, loss and metrics."""
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,20 @@ class TopKClassifier(TopKMixin, pl.LightningModule):
         if not isinstance(backbone, str):
             backbone = None  # type: ignore[assignment]
         self.save_hyperparameters()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights; with ``strict=False`` the head is left as it is where the weights are for other classes."""
+        stored, own = state_dict.get("head.weight"), self.head.weight
+        if stored is not None and len(stored) != len(own):
+            if strict:
+                raise RuntimeError(
+                    "A checkpoint should be one of a model with as many classes. "
+                    f"Found {len(stored)} in the checkpoint and {len(own)} here: to fine-tune on other classes, "
+                    "`TopKClassifier.load_from_checkpoint(path, num_classes=..., strict=False)` starts a new head."
+                )
+            of_classes = ("head.", "topk_criterion.class_counts")
+            state_dict = {name: value for name, value in state_dict.items() if not name.startswith(of_classes)}
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.head(self.backbone(inputs))

@@ -109,6 +109,8 @@ class TopKMixin:
         self.topk_evaluations = nn.ModuleDict()
         self._topk_active: str | None = None
         self._topk_priors: tuple[Tensor, Tensor] | None = None
+        if not isinstance(self.topk_criterion, TopKLoss):
+            self.register_load_state_dict_pre_hook(_pass_over_other_losses)  # type: ignore[attr-defined]
 
     def topk_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of a batch; in validation and test also count it for the metrics.
@@ -194,12 +196,26 @@ class TopKMixin:
                     add_dataloader_idx=False,
                 )
 
+    def topk_interrupted(self) -> None:
+        """Forget a batch of evaluation that was not ended: what comes next may be training."""
+        self._topk_active = None
+
     def _topk_evaluation(self, key: str) -> Evaluation:
         if key not in self.topk_evaluations:
             ignore_index = getattr(self.topk_criterion, "ignore_index", None)
             evaluation = Evaluation(self.topk_num_classes, max(self.topk_ks, default=1), ignore_index)
             self.topk_evaluations[key] = evaluation.to(self.device)  # type: ignore[attr-defined]
         return self.topk_evaluations[key]  # type: ignore[return-value]
+
+
+def _pass_over_other_losses(module: Any, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Let a loss of others load from checkpoints of any loss, as :class:`~lightning_topk.losses.TopKLoss` does."""
+    prefix += "topk_criterion."
+    own = {prefix + name: value for name, value in module.topk_criterion.state_dict().items()}
+    for name in [name for name in state_dict if name.startswith(prefix) and name not in own]:
+        del state_dict[name]
+    for name, value in own.items():
+        state_dict.setdefault(name, value)
 
 
 def _metric_ks(metrics: bool | Sequence[int], k: int) -> tuple[int, ...]:

@@ -163,8 +163,8 @@ class TestWrapper:
 
     def test_it_moves_as_one(self) -> None:
         moved = bound(PriorAdjustedLoss("LDAMLoss")).to("meta")
-        devices = {buffer.device.type for buffer in moved.buffers()}
-        assert devices == {"meta"}
+        tensors = [getattr(part, name) for part in (moved, moved.loss) for name in part._constants]
+        assert {tensor.device.type for tensor in tensors if tensor is not None} == {"meta"}
         assert moved.loss.margins.device.type == "meta"
 
     def test_spec_and_repr(self) -> None:
