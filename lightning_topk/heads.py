@@ -13,9 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
-from lightning_topk._checks import check_int
+from lightning_topk._checks import check_int, check_values
 
 __all__ = ["NormalizedLinear"]
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Scale vectors [..., D] to length one, at first by their largest entry, as squares overflow and vanish sooner."""
+    size = vectors.detach().abs().amax(-1, keepdim=True)
+    return normalize(vectors / torch.where(size == 0, 1.0, size), dim=-1, eps=1e-4)
 
 
 class NormalizedLinear(nn.Module):
@@ -37,7 +43,8 @@ class NormalizedLinear(nn.Module):
         features [..., D] -> logits [..., C].
 
     Raises:
-        ValueError: A size below one.
+        TypeError: Features of another dtype than the weights.
+        ValueError: A size below one, or features of another length.
 
     References:
         Wang et al., "CosFace: Large Margin Cosine Loss for Deep Face Recognition", CVPR 2018; the head of Cao et al.,
@@ -70,7 +77,17 @@ class NormalizedLinear(nn.Module):
             self.weight.copy_(normalize(torch.randn_like(self.weight), dim=-1))
 
     def forward(self, features: Tensor) -> Tensor:
-        return linear(normalize(features, dim=-1), normalize(self.weight, dim=-1))
+        check_values("features", features)
+        if features.ndim < 1 or features.shape[-1] != self.in_features:
+            raise ValueError(
+                f"Argument `features` should have shape [..., {self.in_features}]. Found {list(features.shape)}."
+            )
+        if features.dtype != self.weight.dtype and not torch.is_autocast_enabled(features.device.type):
+            raise TypeError(
+                f"Argument `features` should have the dtype of the weights, {self.weight.dtype}. "
+                f"Found {features.dtype}."
+            )
+        return linear(_unit(features), _unit(self.weight))
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"

@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
 
-from lightning_topk._checks import check_float
+from lightning_topk._checks import check_float, check_floats
 
 __all__ = ["Constant", "Cosine", "Exponential", "Linear", "Piecewise", "Schedule"]
 
@@ -36,8 +36,12 @@ class Schedule(ABC):
         """Return the value at ``step``.
 
         Args:
-            step: Position >= 0 in steps or epochs.
+            step: Position in steps or epochs, a finite number.
             total: Length of the run in the same unit, > 0 and finite. Needed when :attr:`needs_total` is true.
+
+        Raises:
+            TypeError: A step that is no number.
+            ValueError: A step that is not finite, or no length of the run where it is needed.
         """
 
 
@@ -83,16 +87,18 @@ class _Interpolation(Schedule):
         return self.length is None
 
     def __call__(self, step: float, total: float | None = None) -> float:
+        check_float("step", step)
         length = self.length
         if length is None:
-            if total is None or not 0 < total < math.inf:
+            if isinstance(total, bool) or not isinstance(total, int | float) or not 0 < total < math.inf:
                 raise ValueError(
                     "A schedule without `length` needs the finite length of the run, total > 0. "
                     f"Found `total = {total}`."
                 )
             length = total - self.delay
         share = min(max((step - self.delay) / length, 0.0), 1.0) if length > 0 else float(step >= self.delay)
-        return float(self._at(share))
+        # The ends are exact, where a formula may round.
+        return float(self.start if share == 0.0 else self.end if share == 1.0 else self._at(share))
 
     @abstractmethod
     def _at(self, share: float) -> float:
@@ -179,10 +185,8 @@ class Piecewise(Schedule):
     values: list[float]
 
     def __post_init__(self) -> None:
-        for value in self.values:
-            check_float("values", value)
-        for milestone in self.milestones:
-            check_float("milestones", milestone, 0)
+        check_floats("values", self.values)
+        check_floats("milestones", self.milestones, 0)
         if any(a >= b for a, b in pairwise(self.milestones)):
             raise ValueError(f"Parameter `milestones` should increase. Found `milestones = {self.milestones}`.")
         if len(self.values) != len(self.milestones) + 1:
@@ -192,4 +196,5 @@ class Piecewise(Schedule):
             )
 
     def __call__(self, step: float, total: float | None = None) -> float:
+        check_float("step", step)
         return float(self.values[sum(step >= milestone for milestone in self.milestones)])

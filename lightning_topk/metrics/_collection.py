@@ -5,7 +5,7 @@ from typing import Any
 
 from torchmetrics import Metric, MetricCollection
 
-from lightning_topk._checks import check_int
+from lightning_topk._checks import check_ints
 from lightning_topk.metrics._group import GROUPS, GroupTopKAccuracy
 from lightning_topk.metrics._histogram import RankHistogram
 from lightning_topk.metrics._macro import MacroTopKAccuracy
@@ -85,7 +85,7 @@ def topk_metrics(
         >>> list(topk_metrics(10, ks=(1, 5), class_counts=[200] * 5 + [3] * 5, prefix="test_").keys())[:4]
         ['test_few_top1', 'test_few_top5', 'test_macro_top1', 'test_macro_top5']
     """
-    ks = sorted({check_int("ks", k, 1) for k in ks})
+    ks = sorted(set(check_ints("ks", ks, 1)))
     if not ks:
         raise ValueError("Parameter `ks` should hold at least one K. Found none.")
     shared: dict[str, Any] = {"max_k": ks[-1], "ignore_index": ignore_index, "sample_limit": sample_limit}

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_topk._checks import check_choice
+from lightning_topk._constants import Constants
 from lightning_topk.imbalance import check_counts, class_groups
 from lightning_topk.metrics._macro import class_topk_accuracy_from_histogram
 from lightning_topk.metrics._view import TopKView, histogram_at
@@ -81,7 +82,7 @@ def group_topk_accuracy(
     return group_topk_accuracy_from_histogram(histogram, k, mask)
 
 
-class GroupTopKAccuracy(TopKView):
+class GroupTopKAccuracy(Constants, TopKView):
     """Macro top-K accuracy of the many-, medium- or few-shot classes by training count.
 
     See :func:`~lightning_topk.metrics.group_topk_accuracy_from_histogram`. The counts can be given later, but before
@@ -114,6 +115,7 @@ class GroupTopKAccuracy(TopKView):
     """
 
     group_mask: Tensor | None
+    _constants = ("group_mask",)
 
     def __init__(
         self,
@@ -133,7 +135,7 @@ class GroupTopKAccuracy(TopKView):
         self.group = check_choice("group", group, GROUPS)
         class_groups([1], many=many, few=few)  # raises on wrong edges now rather than when counts are bound
         self.many, self.few = many, few
-        self.register_buffer("group_mask", None, persistent=False)
+        self.group_mask = None
         if class_counts is not None:
             self.bind_class_counts(class_counts)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from lightning_topk._checks import check_int, check_scores
+from lightning_topk._checks import MOST_CLASSES, check_ignore_index, check_int, check_num_classes, check_scores
 from lightning_topk.metrics._ranks import target_ranks
 
 
@@ -50,7 +50,7 @@ def rank_histogram(logits: Tensor, targets: Tensor, *, max_k: int = 5, ignore_in
 def check_k(name: str, value: Any, num_classes: int | None) -> int:
     """Return ``value`` as an int, or raise when it is no integer in [1, C]."""
     k = check_int(name, value, 1)
-    if num_classes is not None and k > num_classes:
+    if k > (MOST_CLASSES if num_classes is None else num_classes):
         raise ValueError(f"Parameter `{name}` should be in [1, C]. Found `{name} = {k}` with `C = {num_classes}`.")
     return k
 
@@ -112,9 +112,9 @@ class RankHistogram(Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**{"dist_sync_fn": _gather_sized, **kwargs})
-        self.num_classes = None if num_classes is None else check_int("num_classes", num_classes, 1)
+        self.num_classes = None if num_classes is None else check_num_classes(num_classes)
         self.max_k = check_k("max_k", max_k, self.num_classes)
-        self.ignore_index = ignore_index
+        self.ignore_index = None if ignore_index is None else check_ignore_index(ignore_index)
         self.sample_limit = sample_limit
         self._seen = 0
         self.add_state("histogram", torch.zeros(self.num_classes or 0, self.max_k + 1, dtype=torch.int64), "sum")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lightning_topk._checks import check_scores
+from lightning_topk._checks import check_ignore_index, check_scores
 
 # Numbers of scores compared at a time. On the CPU half a MiB of float32 stays in the second-level cache; on other
 # devices the bound only keeps the temporary small.
@@ -44,6 +44,8 @@ def target_ranks(logits: Tensor, targets: Tensor, *, ignore_index: int | None = 
         >>> target_ranks(logits, torch.tensor([2, 0, 0, 0]))
         tensor([1, 2, 1, 3])
     """
+    if ignore_index is not None:
+        check_ignore_index(ignore_index)
     check_scores(logits, targets, ignore_index=ignore_index, soft=False)
     num_classes = logits.shape[-1]
     rows, labels = logits.detach().reshape(-1, num_classes), targets.reshape(-1).long()

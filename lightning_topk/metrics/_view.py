@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_topk._checks import check_logits
+from lightning_topk._checks import check_logits, check_num_classes
 from lightning_topk.metrics._histogram import RankHistogram, check_k, rank_histogram
 
 
@@ -48,7 +48,7 @@ class TopKView(RankHistogram):
         sample_limit: int | None = None,
         **kwargs: Any,
     ) -> None:
-        check_k("k", k, num_classes)
+        check_k("k", k, None if num_classes is None else check_num_classes(num_classes))
         max_k = k if max_k is None else max_k
         super().__init__(num_classes, max_k, ignore_index, sample_limit=sample_limit, **kwargs)
         if self.max_k < k:
