@@ -1,11 +1,12 @@
 """From the loss of each label to the number that is returned: soft labels, weights, ignored targets, reduction."""
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from lightning_topk._checks import check_choice, check_per_class, check_scores
+from lightning_topk._checks import check_choice, check_ignore_index, check_per_class, check_scores, readable
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -18,6 +19,8 @@ def reduce_labels(
     weight: Tensor | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
+    upcast: bool = True,
+    known_finite: Callable[[Tensor], bool] | None = None,
 ) -> Tensor:
     r"""Apply a loss of (logits, label) to hard or soft targets and reduce it.
 
@@ -27,7 +30,9 @@ def reduce_labels(
     and the convention of :func:`torch.nn.functional.cross_entropy` with class indices.
 
     A row with a logit that is NaN or infinite has the loss NaN, also where the formula would not have touched that
-    logit, so that a diverging network is seen at once. Classes are masked by a large negative finite logit.
+    logit, so that a diverging network is seen at once. Classes are masked by a large negative finite logit, at most the
+    lowest number of float32. Beside those, losses and gradients are finite for logits of at most 1e30 in size, also
+    when multiplied by ``scale`` or divided by a temperature; beyond that they may overflow.
 
     Args:
         label_loss: ``(logits [N, C], labels [N, L]) -> [N, L]``, the loss of each row at each of its L labels.
@@ -36,26 +41,44 @@ def reduce_labels(
         weight: Class weights, shape [C].
         ignore_index: Class index whose samples count nothing.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        upcast: Whether scores of lower precision than float32 are copied for ``label_loss``; soft labels always are.
+        known_finite: Tells whether all scores are finite, asked after ``label_loss``; by their sum when None.
 
     Returns:
         A scalar, or the losses of shape [...] for ``"none"``. No counted sample at all gives 0 with a zero gradient.
     """
     check_choice("reduction", reduction, REDUCTIONS)
+    check_ignore_index(ignore_index)
     soft = check_scores(logits, targets, ignore_index=ignore_index)
+    known_finite = known_finite or sum_is_finite
     if weight is not None:
         check_per_class("weight", weight, logits)
     num_classes = logits.shape[-1]
     scores = logits.reshape(-1, num_classes)
-    if scores.dtype in (torch.float16, torch.bfloat16):
+    low = scores.dtype in (torch.float16, torch.bfloat16)
+    if low and (upcast or soft):
         scores = scores.float()
     if soft:
         shares = targets.reshape(-1, num_classes).to(scores.dtype)
         labels = torch.arange(num_classes, device=scores.device).expand_as(scores)
         shares = shares if weight is None else shares * weight.to(shares)
         counted = shares.sum(-1)
-        losses = (shares * label_loss(scores, labels)).sum(-1) + _nan_unless_finite(scores)
+        # A class without a share counts nothing, also where its loss is infinite because its logit is masked.
+        losses = torch.where(shares == 0, 0.0, label_loss(scores, labels))
+        losses = (shares * losses).sum(-1)
+        if not known_finite(scores):
+            losses = losses + _nan_unless_finite(scores)
+    elif weight is None and _known_counted(targets, ignore_index):
+        counted = None
+        losses = label_loss(scores, targets.reshape(-1, 1).long()).squeeze(-1)
+        if not known_finite(scores):
+            losses = losses + _nan_unless_finite(scores)
     else:
-        valid, labels, counted = _weigh_indices(targets.reshape(-1), weight, ignore_index, scores.dtype)
+        dtype = torch.float32 if low else scores.dtype
+        valid, labels, counted = _weigh_indices(targets.reshape(-1), weight, ignore_index, dtype)
+        if not sum_is_finite(scores):
+            # The loss of an ignored row is left out below, but its gradient would be 0 times NaN.
+            scores = torch.where(valid.unsqueeze(-1), scores, 0.0)
         losses = label_loss(scores, labels.unsqueeze(-1)).squeeze(-1)
         # Not a product with zero: the loss of an ignored row may be infinite or NaN.
         losses = torch.where(valid, counted * losses, 0.0)
@@ -99,17 +122,26 @@ def weigh_rows(
         losses = row_loss(logits, shares)
         return losses, shares.to(losses).sum(-1)
     losses = row_loss(logits, targets)
+    if weight is None:
+        if _known_counted(targets, ignore_index):
+            return losses, torch.ones_like(losses)
+        return losses, (targets.long() != ignore_index).to(losses.dtype)
     valid, _, counted = _weigh_indices(targets, weight, ignore_index, losses.dtype)
     return torch.where(valid, counted * losses, 0.0), counted
 
 
-def reduce_rows(losses: Tensor, counted: Tensor, reduction: str) -> Tensor:
-    """Reduce weighted losses [...]; the mean divides by the sum of the weights ``counted``, and is 0 without any."""
+def reduce_rows(losses: Tensor, counted: Tensor | None, reduction: str) -> Tensor:
+    """Reduce weighted losses [...]; the mean divides by the sum of the weights ``counted``, and is 0 without any.
+
+    None stands for the weight 1 of each of at least one row.
+    """
     check_choice("reduction", reduction, REDUCTIONS)
     if reduction == "none":
         return losses
     if reduction == "sum":
         return losses.sum()
+    if counted is None:
+        return losses.mean()
     total = counted.sum()
     return losses.sum() / torch.where(total == 0, 1.0, total)
 
@@ -132,6 +164,25 @@ def _weigh_indices(
     return valid, labels, counted if weight is None else counted * weight.to(index.device, dtype)[labels]
 
 
+def _known_counted(targets: Tensor, ignore_index: int) -> bool:
+    """Tell whether there are targets and none is ignored, where that can be read without waiting for a device."""
+    if targets.device.type != "cpu" or not targets.numel() or not readable(targets):
+        return False
+    return not bool((targets.long() == ignore_index).any())
+
+
+def sum_is_finite(scores: Tensor) -> bool:
+    """Tell whether all scores are finite, where that can be read; False where their sum overflows."""
+    fixed = scores.detach()
+    return fixed.device.type == "cpu" and readable(fixed) and math.isfinite(float(fixed.sum()))
+
+
 def _nan_unless_finite(scores: Tensor) -> Tensor:
     """Zero for a row of finite scores, NaN for any other; shape [N]."""
-    return scores.detach().sum(-1) * 0
+    fixed = scores.detach()
+    if fixed.device.type == "cpu" and readable(fixed):
+        total = fixed.sum(-1) * 0
+        if not total.isnan().any():
+            return total
+    # The plain sum is the fast way, but overflows where two classes are masked by the lowest finite logit.
+    return (fixed * 0).sum(-1)

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_topk._checks import check_float
+from lightning_topk._checks import check_float, check_values
 from lightning_topk._reduce import reduce_rows
 from lightning_topk.losses._base import checked_scalar
 from lightning_topk.losses._build import LossLike
@@ -30,13 +30,26 @@ def topk_shares(values: Tensor, fraction: float, weights: Tensor | None = None) 
         Shares, shape [n], without gradient; zeros when nothing has weight.
 
     Raises:
-        ValueError: ``fraction`` out of range.
+        TypeError: Values or weights that are no floating point tensors.
+        ValueError: ``fraction`` out of range, or shapes that do not fit.
 
     Example:
         >>> topk_shares(torch.tensor([1.0, 4.0, 2.0, 3.0]), fraction=0.5)
         tensor([0.0000, 0.5000, 0.0000, 0.5000])
     """
     check_float("fraction", fraction, 0.0, 1.0)
+    check_values("values", values)
+    if values.ndim != 1:
+        raise ValueError(f"Argument `values` should have shape [n]. Found {list(values.shape)}.")
+    if weights is not None:
+        check_values("weights", weights)
+        if weights.shape != values.shape:
+            raise ValueError(
+                f"Argument `weights` should have the shape of the values, {list(values.shape)}. "
+                f"Found {list(weights.shape)}."
+            )
+    if not values.numel():
+        return torch.zeros_like(values)
     weights = torch.ones_like(values) if weights is None else weights.detach()
     order = torch.where(weights > 0, values.detach(), -torch.inf).argsort(descending=True)
     heavy = weights.gather(0, order)
@@ -69,8 +82,10 @@ class Aggregate(LossWrapper):
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         losses, weights = self.row_losses(logits, targets)
-        # A row without weight has the loss 0, or NaN, which should stay.
-        each = losses / torch.where(weights > 0, weights, 1.0)
+        each = losses
+        if self.weight is not None or targets.is_floating_point():
+            # A row without weight has the loss 0, or NaN, which should stay.
+            each = losses / torch.where(weights > 0, weights, 1.0)
         return reduce_rows(self._pooled(each, losses, weights), weights, self.reduction)
 
     @abstractmethod

@@ -47,7 +47,7 @@ def build_loss(spec: Any, *, k: int | None = None) -> nn.Module:
                 "A loss as a mapping should have the keys `class_path` and `init_args`. "
                 f"Found {sorted(map(str, spec))}."
             )
-        init_args = dict(spec.get("init_args") or {})
+        init_args = _arguments(spec)
         spec = spec["class_path"]
     cls = _find_class(spec) if isinstance(spec, str) else spec
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
@@ -60,13 +60,7 @@ def build_loss(spec: Any, *, k: int | None = None) -> nn.Module:
         init_args.setdefault("k", k)
     elif k is not None and issubclass(cls, TopKLoss) and init_args.get("loss") is not None:
         init_args["loss"] = build_loss(init_args["loss"], k=k)
-    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    unknown = [] if takes_any else [name for name in init_args if name not in parameters]
-    if unknown:
-        near = get_close_matches(unknown[0], list(parameters), n=2) or list(parameters)
-        raise TypeError(
-            f"{cls.__name__} should be given its own arguments. Found `{unknown[0]}`; near: {', '.join(near)}."
-        )
+    _check_arguments(cls, init_args)
     return cls(**init_args)
 
 
@@ -87,10 +81,14 @@ def build_operator(name: str, spec: Any, kind: type) -> Any:
         path, _, attribute = str(spec["class_path"]).rpartition(".")
         try:
             cls = getattr(import_module(path or "lightning_topk.ops"), attribute)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
             law = f"Parameter `{name}` should name a class that can be imported."
             raise ValueError(f"{law} Found {spec['class_path']!r}: {error}.") from None
-        operator = cls(**(spec.get("init_args") or {}))
+        operator = cls
+        if isinstance(cls, type) and issubclass(cls, kind):
+            init_args = _arguments(spec)
+            _check_arguments(cls, init_args)
+            operator = cls(**init_args)
     if not isinstance(operator, kind):
         raise TypeError(
             f"Parameter `{name}` should be a {kind.__name__} of lightning_topk.ops, or a mapping with its "
@@ -99,13 +97,49 @@ def build_operator(name: str, spec: Any, kind: type) -> Any:
     return operator
 
 
+def _arguments(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``init_args`` of a mapping with a ``class_path``."""
+    init_args = spec.get("init_args")
+    if init_args is not None and not (
+        isinstance(init_args, Mapping) and all(isinstance(key, str) for key in init_args)
+    ):
+        raise TypeError(
+            f"Parameter `init_args` should be a mapping from names of arguments to values. Found {init_args!r:.80}."
+        )
+    return dict(init_args or {})
+
+
+def _check_arguments(cls: type, init_args: Mapping[str, Any]) -> None:
+    """Raise when a class cannot be made, or not from arguments of these names."""
+    if inspect.isabstract(cls):
+        raise TypeError(
+            f"{cls.__name__} is a base class and cannot be made. Found it in the place of one of its kinds."
+        )
+    parameters = inspect.signature(cls).parameters
+    kinds = {parameter.kind for parameter in parameters.values()}
+    unknown = [name for name in init_args if name not in parameters]
+    if unknown and inspect.Parameter.VAR_KEYWORD not in kinds:
+        near = get_close_matches(unknown[0], list(parameters), n=2) or list(parameters)
+        raise TypeError(
+            f"{cls.__name__} should be given its own arguments. Found `{unknown[0]}`; near: {', '.join(near)}."
+        )
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    missing = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is inspect.Parameter.empty and parameter.kind not in variadic and name not in init_args
+    ]
+    if missing:
+        raise TypeError(f"{cls.__name__} should be given its required arguments. Found no `{missing[0]}`.")
+
+
 def _find_class(name: str) -> Any:
     module = import_module("lightning_topk.losses")
     if "." in name:
         path, _, attribute = name.rpartition(".")
         try:
             return getattr(import_module(path), attribute)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
             law = "Parameter `loss` should name a class that can be imported."
             raise ValueError(f"{law} Found {name!r}: {error}.") from None
     known = [key for key in module.__all__ if isinstance(getattr(module, key), type) and key != TopKLoss.__name__]

@@ -9,13 +9,14 @@ from lightning_topk.losses._cosine import CosineCheck
 
 
 class ClassMargins(TopKLoss):
-    """The buffer ``margins`` of :func:`~lightning_topk.imbalance.ldam_margins`, kept up to date."""
+    """The ``margins`` of :func:`~lightning_topk.imbalance.ldam_margins`, kept up to date."""
 
     needs_class_counts = True
     max_margin = checked_scalar("max_margin", non_negative, "The largest margin, >= 0; may be scheduled.")
 
     margins: Tensor | None
     _unit_margins: Tensor | None
+    _constants = (*TopKLoss._constants, "margins", "_unit_margins")
 
     def _follow_counts(
         self,
@@ -26,9 +27,9 @@ class ClassMargins(TopKLoss):
         in_units_of_logits: str = "margin and epsilon",
     ) -> None:
         """Take the constructor's arguments; to be called at its end."""
-        self.register_buffer("margins", None, persistent=False)
+        self.margins = None
         # The margins for `max_margin = 1`: to schedule that scalar is not to read the counts, and wait for a device.
-        self.register_buffer("_unit_margins", None, persistent=False)
+        self._unit_margins = None
         self.zero_counts = check_choice("zero_counts", zero_counts, ZERO_COUNTS)
         self.margin_constant = None if margin_constant is None else non_negative("margin_constant", margin_constant)
         self.max_margin = max_margin

@@ -2,9 +2,11 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
-from lightning_topk._reduce import at_labels, reduce_labels
+from lightning_topk._reduce import reduce_labels
 from lightning_topk.losses._base import TopKLoss
+from lightning_topk.ops._log_odds import affine_log_odds
 
 
 def cross_entropy_loss(
@@ -39,7 +41,9 @@ def cross_entropy_loss(
     """
 
     def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
-        return torch.logsumexp(scores, -1, keepdim=True) - at_labels(scores, labels)
+        if labels.shape[-1] == 1:
+            return -logsigmoid(affine_log_odds(scores, labels))
+        return torch.logsumexp(scores, -1, keepdim=True) - scores
 
     return reduce_labels(label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction)
 

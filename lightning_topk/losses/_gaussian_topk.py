@@ -6,11 +6,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_topk._checks import check_classes_exceed_k, check_float, check_int, check_logits, check_per_class
+from lightning_topk._checks import (
+    LARGEST_FLOAT,
+    check_classes_exceed_k,
+    check_float,
+    check_int,
+    check_logits,
+    check_per_class,
+)
 from lightning_topk._reduce import reduce_labels
 from lightning_topk.losses._base import TopKLoss, checked_scalar, non_negative, positive
 from lightning_topk.losses._class_margins import ClassMargins
-from lightning_topk.ops import gaussian_topk
+from lightning_topk.ops._gaussian_topk import smoothed_and_own
 
 
 def gaussian_topk_loss(
@@ -70,8 +77,10 @@ def gaussian_topk_loss(
         tensor(2.5003)
     """
     check_logits(logits)
-    check_int("k", k, 1)
+    k = check_int("k", k, 1)
     check_classes_exceed_k(k, logits.shape[-1])
+    if check_float("epsilon", epsilon, 0.0) < 1 / LARGEST_FLOAT:
+        epsilon = 0.0  # as in float32
     check_float("scale", scale, 0.0, low_open=True)
     if isinstance(margin, Tensor):
         check_per_class("margin", margin, logits)
@@ -79,9 +88,10 @@ def gaussian_topk_loss(
         check_float("margin", margin, 0.0)
 
     def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
-        threshold = gaussian_topk(scores, k + 1, epsilon=epsilon, tolerance=tolerance)
+        single = labels if labels.shape[-1] == 1 else None
+        threshold, own = smoothed_and_own(scores, single, k + 1, epsilon, tolerance)
         margins = margin.to(scores)[labels] if isinstance(margin, Tensor) else margin
-        return torch.relu(scale * (margins + threshold.unsqueeze(-1) - scores.gather(-1, labels)))
+        return torch.relu(scale * (margins + threshold.unsqueeze(-1) - own))
 
     return reduce_labels(label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction)
 

@@ -9,7 +9,7 @@ from lightning_topk._checks import check_float, check_logits, check_per_class
 from lightning_topk._reduce import at_labels, reduce_labels
 from lightning_topk.losses._base import checked_scalar, positive
 from lightning_topk.losses._class_margins import ClassMargins
-from lightning_topk.ops import log_odds
+from lightning_topk.ops._log_odds import affine_log_odds
 
 
 def ldam_loss(
@@ -62,7 +62,7 @@ def ldam_loss(
 
     def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
         own = at_labels(margins.to(scores).expand_as(scores), labels)
-        return -logsigmoid(log_odds(scale * scores, labels) - scale * own)
+        return -logsigmoid(affine_log_odds(scores, labels, scale=float(scale)) - scale * own)
 
     return reduce_labels(label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction)
 

@@ -5,12 +5,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from lightning_topk._checks import check_choice, check_float, check_logits, check_per_class
-from lightning_topk._reduce import at_labels, reduce_labels
+from lightning_topk._reduce import reduce_labels
 from lightning_topk.imbalance import ZERO_COUNTS
 from lightning_topk.imbalance import log_priors as log_priors_of
 from lightning_topk.losses._base import TopKLoss, checked_scalar, non_negative
+from lightning_topk.ops._log_odds import affine_log_odds
 
 
 def logit_adjusted_loss(
@@ -58,23 +60,27 @@ def logit_adjusted_loss(
     check_float("tau", tau, 0.0)
 
     def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
+        shift = tau * log_priors.to(scores)
+        if labels.shape[-1] == 1:
+            return -logsigmoid(affine_log_odds(scores, labels, shift=shift))
         # The largest score is taken away first: added to large scores, the log-priors would lose their digits.
         scores = scores - scores.detach().amax(-1, keepdim=True)
-        return -at_labels(torch.log_softmax(scores + tau * log_priors.to(scores), -1), labels)
+        return -torch.log_softmax(scores + shift, -1)
 
     return reduce_labels(label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction)
 
 
 class PriorLoss(TopKLoss):
-    """What the losses share that use log-priors: the counts, and the buffer ``log_priors`` made of them."""
+    """What the losses share that use log-priors: the counts, and the ``log_priors`` made of them."""
 
     needs_class_counts = True
 
     log_priors: Tensor | None
+    _constants = (*TopKLoss._constants, "log_priors")
 
     def __init__(self, zero_counts: str, **common: Any) -> None:
         super().__init__(**common)
-        self.register_buffer("log_priors", None, persistent=False)
+        self.log_priors = None
         self.zero_counts = check_choice("zero_counts", zero_counts, ZERO_COUNTS)
 
     def _counts_changed(self) -> None:

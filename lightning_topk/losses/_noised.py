@@ -7,10 +7,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_topk._checks import check_classes_exceed_k, check_float, check_int, check_logits
-from lightning_topk._reduce import reduce_labels
+from lightning_topk._checks import (
+    check_classes_exceed_k,
+    check_float,
+    check_int,
+    check_logits,
+    check_num_samples,
+    check_per_class,
+)
+from lightning_topk._reduce import reduce_labels, sum_is_finite
 from lightning_topk.losses._base import TopKLoss, checked_scalar, non_negative, positive
-from lightning_topk.ops import noised_topk
+from lightning_topk.ops._gather import gather_float32
+from lightning_topk.ops._noised_topk import kth_draws
 
 
 def noised_topk_loss(
@@ -71,26 +79,53 @@ def noised_topk_loss(
         tensor(1.)
     """
     check_logits(logits)
-    check_int("k", k, 1)
+    k = check_int("k", k, 1)
     check_classes_exceed_k(k, logits.shape[-1])
+    check_float("epsilon", epsilon, 0.0)
+    num_samples = check_num_samples(num_samples)
     check_float("scale", scale, 0.0, low_open=True)
+    _check_generator(generator)
+    if noise is not None and not (isinstance(noise, Tensor) and noise.is_floating_point()):
+        found = noise.dtype if isinstance(noise, Tensor) else type(noise).__name__
+        raise TypeError(f"Argument `noise` should be a floating point tensor. Found {found}.")
     if isinstance(margin, Tensor):
-        if margin.shape != logits.shape[-1:]:
-            raise ValueError(
-                f"Parameter `margin` should be a number or have one entry per class, shape [{logits.shape[-1]}]. "
-                f"Found {list(margin.shape)}."
-            )
+        check_per_class("margin", margin, logits)
     else:
         check_float("margin", margin, 0.0)
 
-    def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
-        threshold = noised_topk(
-            scores, k + 1, epsilon=epsilon, num_samples=num_samples, noise=noise, generator=generator
-        )
-        margins = margin.to(scores)[labels] if isinstance(margin, Tensor) else margin
-        return torch.relu(scale * (margins + threshold.unsqueeze(-1) - scores.gather(-1, labels)))
+    seen_finite = False
 
-    return reduce_labels(label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction)
+    def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
+        nonlocal seen_finite
+        classes, offsets, seen_finite = kth_draws(scores, k + 1, epsilon, num_samples, noise, generator)
+        margins = margin.to(offsets)[labels] if isinstance(margin, Tensor) else margin
+        margins = margins + offsets.mean(-1, keepdim=True)
+        if labels.shape[-1] == 1:
+            # One look-up for all, so that the backward pass writes one gradient and adds none.
+            found = gather_float32(scores, torch.cat((classes, labels), -1))
+            shares = found.new_full((found.shape[-1],), 1 / classes.shape[-1])
+            shares[-1] = -1
+            excess = (found * shares).sum(-1, keepdim=True)
+        else:
+            excess = scores.gather(-1, classes).mean(-1, keepdim=True) - scores
+        return torch.relu(scale * (margins + excess))
+
+    return reduce_labels(
+        label_loss,
+        logits,
+        targets,
+        weight=weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        upcast=False,
+        known_finite=lambda scores: seen_finite or sum_is_finite(scores),
+    )
+
+
+def _check_generator(generator: Any) -> torch.Generator | None:
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"Parameter `generator` should be a torch.Generator. Found {type(generator).__name__}.")
+    return generator
 
 
 def _fixed_noise(num_samples: int, num_classes: int, device: torch.device) -> Tensor:
@@ -115,9 +150,9 @@ class NoisedBase(TopKLoss):
         super().__init__(**common)
         self.k = check_int("k", k, 1)
         self.epsilon = epsilon
-        self.num_samples = check_int("num_samples", num_samples, 1)
+        self.num_samples = check_num_samples(num_samples)
         self.scale = scale
-        self.generator = generator
+        self.generator = _check_generator(generator)
         self._noise_key: tuple[int, ...] | None = None
         self._noise_calls = 0
 

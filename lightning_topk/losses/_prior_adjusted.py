@@ -67,6 +67,7 @@ class PriorAdjustedLoss(LossWrapper):
     _always_shown: ClassVar[tuple[str, ...]] = ("prior_tau",)
 
     log_priors: Tensor | None
+    _constants = (*LossWrapper._constants, "log_priors")
 
     def __init__(
         self,
@@ -79,7 +80,7 @@ class PriorAdjustedLoss(LossWrapper):
         reduction: str = "mean",
     ) -> None:
         super().__init__(loss, weight=weight, ignore_index=ignore_index, reduction=reduction)
-        self.register_buffer("log_priors", None, persistent=False)
+        self.log_priors = None
         self.zero_counts = check_choice("zero_counts", zero_counts, ZERO_COUNTS)
         self._longest = 0.0
         self.prior_tau = prior_tau

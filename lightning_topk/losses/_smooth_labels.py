@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lightning_topk._checks import check_float, check_int, check_scores
+from lightning_topk._checks import LOGIT_DTYPES, check_float, check_ignore_index, check_num_classes, check_scores
 
 
 def smooth_labels(targets: Tensor, num_classes: int, smoothing: float = 0.1, *, ignore_index: int = -100) -> Tensor:
@@ -36,12 +36,17 @@ def smooth_labels(targets: Tensor, num_classes: int, smoothing: float = 0.1, *, 
         tensor([[0.1000, 0.9000],
                 [0.0000, 0.0000]])
     """
-    check_int("num_classes", num_classes, 1)
+    check_num_classes(num_classes)
     check_float("smoothing", smoothing, 0.0, 1.0)
     soft = isinstance(targets, Tensor) and targets.is_floating_point()
     leading = targets.shape[: -1 if soft else None] if isinstance(targets, Tensor) else ()
+    check_ignore_index(ignore_index)
     check_scores(torch.empty(*leading, num_classes, device="meta"), targets, ignore_index=ignore_index)
     if soft:
+        if targets.dtype not in LOGIT_DTYPES:
+            raise TypeError(
+                f"Argument `targets` should have a floating point dtype of 16 to 64 bits. Found {targets.dtype}."
+            )
         return torch.lerp(targets, torch.full_like(targets, 1 / num_classes), smoothing)
     index = targets.long().unsqueeze(-1)
     labels = (index == torch.arange(num_classes, device=targets.device)).float()

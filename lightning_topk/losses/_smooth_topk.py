@@ -70,7 +70,7 @@ def smooth_topk_loss(
         tensor(1.7033)
     """
     check_logits(logits)
-    check_int("k", k, 1)
+    k = check_int("k", k, 1)
     check_classes_exceed_k(k, logits.shape[-1])
     check_float("tau", tau, 0.0, low_open=True)
     check_float("alpha", alpha, 0.0)

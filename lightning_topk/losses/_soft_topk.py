@@ -64,9 +64,14 @@ def soft_topk_loss(
         >>> soft_topk_loss(logits, torch.tensor([2]), k=2, operator=LapSum(alpha=1.0))  # -log 0.777851
         tensor(0.2512)
     """
+    operator = _mask_operator("operator", operator)
     _check_variant(variant, operator)
 
     def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
+        if labels.shape[-1] == 1:
+            if variant == "log":
+                return -operator.log_at(scores, labels, k)  # type: ignore[attr-defined]
+            return 1.0 - operator.at(scores, labels, k)
         if variant == "log":
             return -operator.log(scores, k).gather(-1, labels)  # type: ignore[attr-defined]
         return 1.0 - operator(scores, k).gather(-1, labels)

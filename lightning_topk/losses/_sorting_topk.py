@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_topk._checks import check_choice, check_float, check_int, check_logits
+from lightning_topk._checks import check_choice, check_floats, check_int, check_logits
 from lightning_topk._reduce import reduce_labels
 from lightning_topk.losses._base import TopKLoss, checked_scalar
 from lightning_topk.losses._build import build_operator
 from lightning_topk.ops import NeuralSort, SoftSortOperator
+from lightning_topk.ops._largest import largest_others
 
 TOP1 = ("softmax", "sort")
 
@@ -75,12 +76,13 @@ def sorting_topk_loss(
         tensor(0.6461)
     """
     check_logits(logits)
-    check_int("k", k, 1)
+    k = check_int("k", k, 1)
     if k >= logits.shape[-1]:
         raise ValueError(
             f"Parameter `k` should be in [1, C), as the label is always among C guesses. "
             f"Found `k = {k}` with `C = {logits.shape[-1]}`."
         )
+    operator = _sort_operator("operator", operator)
     shares = _check_p_k(p_k, k)
     check_choice("top1", top1, TOP1)
     size = logits.shape[-1]
@@ -106,6 +108,9 @@ def sorting_topk_loss(
 
 def _label_first(scores: Tensor, labels: Tensor, size: int) -> Tensor:
     """Score of each label, then the ``size - 1`` largest others in decreasing order; shape [N, L, size]."""
+    if labels.shape[-1] == 1:
+        picked = largest_others(scores, labels, size - 1)
+        return scores.gather(-1, picked.roll(1, -1)).unsqueeze(-2)
     largest, classes = scores.topk(size, -1)
     found = classes.unsqueeze(-2) == labels.unsqueeze(-1)
     # Those before the label keep their place, those after it move up; without the label the last one falls out.
@@ -118,7 +123,7 @@ def _label_first(scores: Tensor, labels: Tensor, size: int) -> Tensor:
 def _check_p_k(p_k: Sequence[float] | None, k: int) -> list[float]:
     if p_k is None:
         return [0.0] * (k - 1) + [1.0]
-    values = [check_float("p_k", value, 0.0, 1.0) for value in p_k]
+    values = check_floats("p_k", p_k, 0.0, 1.0)
     if len(values) != k or abs(sum(values) - 1.0) > 1e-4:
         raise ValueError(f"Parameter `p_k` should hold k = {k} numbers >= 0 of sum 1. Found {values}.")
     return values

@@ -10,7 +10,10 @@ from lightning_topk._checks import check_classes_exceed_k, check_int, check_logi
 from lightning_topk._reduce import reduce_labels
 from lightning_topk.losses._base import TopKLoss
 from lightning_topk.ops import capped_logsumexp
+from lightning_topk.ops._capped_logsumexp import capped_others
+from lightning_topk.ops._largest import largest_others
 from lightning_topk.ops._places import places
+from lightning_topk.ops._power_sums import split_off
 
 # Where log(1 + e^x) is x to the last bit of float64; torch's own threshold is 20.
 _LINEAR = 50.0
@@ -60,11 +63,14 @@ def topk_entropy_loss(
         tensor(1.1251)
     """
     check_logits(logits)
-    check_int("k", k, 1)
+    k = check_int("k", k, 1)
     check_classes_exceed_k(k, logits.shape[-1])
 
     def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
-        return softplus(capped_logsumexp(scores, labels, k) - scores.gather(-1, labels), threshold=_LINEAR)
+        if labels.shape[-1] == 1:
+            own, others = capped_others(scores, labels, k)
+            return softplus(others - own, threshold=_LINEAR)
+        return softplus(capped_logsumexp(scores, labels, k) - scores, threshold=_LINEAR)
 
     return reduce_labels(label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction)
 
@@ -108,17 +114,20 @@ def truncated_topk_entropy_loss(
         tensor(0.2163)
     """
     check_logits(logits)
-    check_int("k", k, 1)
+    k = check_int("k", k, 1)
     check_classes_exceed_k(k, logits.shape[-1])
 
     def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
+        if labels.shape[-1] == 1:
+            best = largest_others(scores, labels, k)
+            picked, rest = split_off(scores, torch.cat([best[..., : k - 1], labels], -1), best[..., k - 1 : k])
+            return softplus(rest - picked[..., -1:], threshold=_LINEAR)
         top, order = scores.topk(k)
         rest = scores.scatter(-1, order, torch.finfo(scores.dtype).min).logsumexp(-1, keepdim=True)
         # A label among the K best leaves the other K - 1 of them out; for any other label the K-th best stays in.
-        own = scores.gather(-1, labels)
         among = places(order, labels, scores.shape[-1]) < k
-        ahead = torch.where(among, 0.0, top[..., -1:] - own)
-        return softplus(rest - torch.where(among, own, top[..., -1:]), threshold=_LINEAR) + ahead
+        ahead = torch.where(among, 0.0, top[..., -1:] - scores)
+        return softplus(rest - torch.where(among, scores, top[..., -1:]), threshold=_LINEAR) + ahead
 
     return reduce_labels(label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction)
 

@@ -9,7 +9,10 @@ from torch import Tensor
 from lightning_topk._checks import check_choice, check_float, check_int, check_logits, check_per_class
 from lightning_topk._reduce import reduce_labels
 from lightning_topk.losses._base import TopKLoss, checked_scalar, non_negative
+from lightning_topk.ops._fused import fusable
+from lightning_topk.ops._largest import largest
 from lightning_topk.ops._places import places
+from lightning_topk.ops._sparse_gradient import sparse_gradient
 
 
 class _Pool(NamedTuple):
@@ -109,28 +112,60 @@ def topk_hinge_loss(
         check_float("margin", margin, 0.0)
 
     def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
-        top, order = scores.topk(min(pool.last + (not pool.with_label), num_classes))
-        # In float64 the sum of a run is a difference of two sums without a visible error.
-        sums = torch.nn.functional.pad(top.double().cumsum(-1), (1, 0))
-        own = scores.gather(-1, labels).double()
-        lift = (margin.to(scores)[labels] if isinstance(margin, Tensor) else margin) - own
+        least = margin.to(scores)[labels] if isinstance(margin, Tensor) else margin
+        order = largest(scores, min(pool.last + (not pool.with_label), num_classes))
         place = places(order, labels, num_classes)
-        positive = torch.searchsorted(-top.detach().double(), lift.detach().contiguous())
-        positive = positive - (place < positive).long()
-        count = positive.clamp(pool.least, min(pool.last, ranked))
+        if labels.shape[-1] > 1:
+            return _of_all_labels(scores, order, place, least, pool, ranked)
         if pool.with_label:
-            place = torch.full_like(place, num_classes)
-
-        def largest(n: Tensor) -> Tensor:
-            """Sum of the n largest scores, of the other classes unless the label is ranked."""
-            before = place < n
-            return sums.gather(-1, n + before) - torch.where(before, own, 0.0)
-
-        below = torch.full_like(count, pool.first - 1)
-        total = largest(count) - largest(below) + (count - below) * lift
-        return (total.relu() / (pool.last - pool.first + 1)).to(scores.dtype)
+            heads = order[..., -1:]
+        else:  # what stands behind the label moves up
+            ranks = torch.arange(pool.first - 1, min(pool.last, ranked), device=order.device)
+            heads = order.gather(-1, ranks + (place <= ranks))
+        index = torch.cat([heads, labels], -1)
+        by_hand = fusable(scores, labels, least)
+        # In one gather, whose gradient is one tensor of the size of the scores; in float64, where the differences of
+        # large scores add up without a visible error.
+        picked = (scores.detach() if by_hand else scores).gather(-1, index).double()
+        violations = picked[..., :-1] - picked[..., -1:] + least
+        always, size = pool.least - pool.first + 1, pool.last - pool.first + 1
+        taken = torch.ones_like(violations)
+        if always < heads.shape[-1]:
+            ahead = torch.arange(heads.shape[-1], device=order.device) < always
+            taken = ((violations.detach() > 0) | ahead).to(violations.dtype)
+        total = (violations * taken).sum(-1, keepdim=True)
+        value = (total.relu() / size).to(scores.dtype)
+        if not by_hand:
+            return value
+        slopes = taken * ((total > 0).to(taken.dtype) / size)
+        return sparse_gradient(value, scores, index, torch.cat([slopes, -slopes.sum(-1, keepdim=True)], -1))
 
     return reduce_labels(label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction)
+
+
+def _of_all_labels(
+    scores: Tensor, order: Tensor, place: Tensor, margin: Tensor | float, pool: _Pool, ranked: int
+) -> Tensor:
+    """The losses of all labels [N, C] by prefix sums of the largest scores, at the indices ``order``."""
+    top = scores.gather(-1, order)
+    if pool.with_label:
+        return (top[..., -1:] - scores + margin).relu()
+    # In float64 the sum of a run is a difference of two sums without a visible error.
+    sums = torch.nn.functional.pad(top.double().cumsum(-1), (1, 0))
+    own = scores.double()
+    lift = margin - own
+    positive = torch.searchsorted(-top.detach().double(), lift.detach().contiguous())
+    positive = positive - (place < positive).long()
+    count = positive.clamp(pool.least, min(pool.last, ranked))
+
+    def largest_others(n: Tensor) -> Tensor:
+        """Sum of the n largest scores of the other classes: one more of all where the label is among them."""
+        before = place < n
+        return sums.gather(-1, n + before) - torch.where(before, own, 0.0)
+
+    below = torch.full_like(count, pool.first - 1)
+    total = largest_others(count) - largest_others(below) + (count - below) * lift
+    return (total.relu() / (pool.last - pool.first + 1)).to(scores.dtype)
 
 
 class TopKHingeLoss(TopKLoss):

@@ -69,7 +69,7 @@ def topk_svm_loss(
         [0.75, 1.125]
     """
     check_logits(logits)
-    check_int("k", k, 1)
+    k = check_int("k", k, 1)
     check_choice("variant", variant, SIMPLICES)
     check_float("gamma", gamma, 0.0, low_open=True)
     check_float("margin", margin, 0.0)
@@ -100,7 +100,7 @@ class TopKSVMLoss(TopKLoss):
 
     Shape:
         logits [..., C], targets [...] or [..., C]; returns a scalar, or [...] for ``"none"``. Soft labels cost
-        O(C log^2 C log K) a row, class indices O(C log C).
+        O(C log^2 C log K) a row, class indices O(C) where few entries count, as is usual, and O(C log C) else.
 
     Raises:
         TypeError: A wrong dtype or type.

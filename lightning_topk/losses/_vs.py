@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from lightning_topk._checks import check_float, check_logits, check_per_class
-from lightning_topk._reduce import at_labels, reduce_labels
+from lightning_topk._reduce import reduce_labels
 from lightning_topk.losses._base import checked_scalar, non_negative
 from lightning_topk.losses._logit_adjusted import PriorLoss
+from lightning_topk.ops._log_odds import affine_log_odds
 
 
 def vs_loss(
@@ -64,7 +66,9 @@ def vs_loss(
     def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
         priors = log_priors.to(scores)
         factors = (gamma * (priors - priors.amax())).exp()
-        return -at_labels(torch.log_softmax(factors * scores + tau * priors, -1), labels)
+        if labels.shape[-1] == 1:
+            return -logsigmoid(affine_log_odds(scores, labels, scale=factors, shift=tau * priors))
+        return -torch.log_softmax(factors * scores + tau * priors, -1)
 
     return reduce_labels(label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction)
 

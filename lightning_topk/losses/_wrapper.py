@@ -44,7 +44,7 @@ class LossWrapper(TopKLoss):
         inner.reduction, inner.ignore_index = "none", self.ignore_index
         self.class_counts = inner.class_counts
         # Saved by the wrapper alone, so that checkpoints of any two losses fit one another.
-        inner.register_buffer("class_counts", inner.class_counts, persistent=False)
+        inner._saves_counts = False
         self.loss = inner
 
     @property
@@ -73,7 +73,7 @@ class LossWrapper(TopKLoss):
         except AttributeError:
             inner = self.__dict__.get("_modules", {}).get("loss")
             # Scalars alone: a tensor of the inner loss is not to be taken for one of the wrapper.
-            if inner is None or name.startswith("_") or name in inner._buffers or name in inner._parameters:
+            if inner is None or name.startswith("_") or name in inner._constants or name in inner._parameters:
                 raise
             return getattr(inner, name)
 

@@ -5,8 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_topk._checks import check_int, check_logits
+from lightning_topk._checks import check_indices, check_int, check_logits
+from lightning_topk.ops._largest import largest_others
 from lightning_topk.ops._places import places
+from lightning_topk.ops._power_sums import split_off
 
 
 def capped_logsumexp(logits: Tensor, indices: Tensor, k: int) -> Tensor:
@@ -51,28 +53,42 @@ def capped_logsumexp(logits: Tensor, indices: Tensor, k: int) -> Tensor:
         (tensor([2.4826], grad_fn=<...>), tensor([0.0000, 0.0379, 0.5000, 0.4621]))
     """
     check_logits(logits)
-    check_int("k", k, 1)
+    check_indices("indices", indices, logits)
+    k = check_int("k", k, 1)
     num_classes = logits.shape[-1]
     if k >= num_classes:
         raise ValueError(
             f"Parameter `k` should be in [1, C), as K of the C - 1 other classes share the mass. "
             f"Found `k = {k}` with `C = {num_classes}`."
         )
+    if indices.shape[-1] == 1:
+        return capped_others(logits, indices, k)[1]
     lowest = torch.finfo(logits.dtype).min  # not -inf, whose gradient would be NaN
     top, order = logits.topk(k + 1)
     rest = logits.scatter(-1, order, lowest).logsumexp(-1, keepdim=True)
     below = _logaddexp(rest, top[..., k:])
     # What lies below the K largest others. An index outside of the top is at most half of `below`: no cancellation.
-    wanted = indices if indices.shape[-1] == 1 else torch.arange(num_classes, device=logits.device).expand_as(logits)
+    wanted = torch.arange(num_classes, device=logits.device).expand_as(logits)
     place = places(order, wanted, num_classes)
-    share = torch.where(place <= k, lowest, logits.gather(-1, wanted) - below)
+    share = logits.gather(-1, wanted) - below
+    # More than half is a rounding error of huge logits, among which one more changes nothing.
+    share = torch.where((place <= k) | (share > -0.5), lowest, share)
     tails = torch.where(place <= k, rest, below + torch.log1p(-share.exp()))
     ranks = torch.arange(k, device=logits.device)
-    if indices.shape[-1] == 1:
-        return _maximum(top.gather(-1, ranks + (place <= ranks)), tails)
     chosen = torch.arange(k + 1, device=logits.device).unsqueeze(-1)
     within = _maximum(top[..., ranks + (chosen <= ranks)], rest.unsqueeze(-2).expand(*top.shape, 1)).squeeze(-1)
     return _maximum(top[..., :k], tails).scatter(-1, order, within).gather(-1, indices)
+
+
+def capped_others(logits: Tensor, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """One entry of each row, and the :func:`capped_logsumexp` of the others; for an index [..., 1], both [..., 1]."""
+    if logits.shape[-1] == k + 1:
+        picked = logits.gather(-1, largest_others(logits, index, k))
+        tails = torch.full_like(picked[..., -1:], torch.finfo(logits.dtype).min).detach()
+    else:
+        best = largest_others(logits, index, k + 1)
+        picked, tails = split_off(logits, torch.cat([best[..., :k], index], -1), best[..., k : k + 1])
+    return picked[..., -1:], _maximum(picked[..., :-1], tails)
 
 
 def _maximum(heads: Tensor, tails: Tensor) -> Tensor:

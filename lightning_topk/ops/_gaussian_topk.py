@@ -1,11 +1,13 @@
 """The k-th largest score under Gaussian noise: the expectation itself, without noise."""
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_topk._checks import check_float, check_int, check_logits
+from lightning_topk.ops._gaussian_function import FastExpectation, fast_applies
 from lightning_topk.ops._gaussian_quadrature import Plan, smoothed_kth
 
 
@@ -30,11 +32,17 @@ def gaussian_topk(logits: Tensor, k: int, *, epsilon: float = 1.0, tolerance: fl
     mode is not there, as ``torch.compile`` refuses operators that have it.
 
     The integrals are midpoint sums, whose error falls exponentially with the number of nodes, between two bounds
-    on t outside of which Chernoff's bound leaves less than the tolerance. The best classes, a few times k, enter by a
-    product tree of the polynomials :math:`1 - q_i + q_i x` up to degree k - 1. All others enter through the power
-    sums of their odds, which give the coefficients of their product exactly; as functions of the score these sums are
-    interpolated from a grid, so that no class is left out and none is visited once per node. Time and memory are
-    O(C) with a constant of about k + 10 beside a part that depends on k alone.
+    on t outside of which less than the tolerance is left. The best classes, a few times k, enter one by one. All others
+    enter through the power sums of their odds, which are interpolated as functions of the score, so that no class is
+    left out and none is visited once per node.
+
+    There are two ways to compute it. The fast one is taken on the CPU, in eager mode, for float32 or less, tolerances
+    from 1e-5 and moderate k (up to 24 at a tolerance of 1e-3 or more, else 12): a few passes over the logits, in
+    blocks, and one for the gradient, which is made in the backward pass. It checks every row afterwards, and leaves
+    those in doubt to the other way. The plain one is a fixed sequence of tensor operations: it serves float64, smaller
+    tolerances, larger k, second derivatives, ``torch.compile`` and :mod:`torch.func`, and CUDA, where checks of the
+    rows would wait for the device. Time is O(C) for both; memory beside the logits and their gradient is O(C) with a
+    constant of about k + 10 for the plain way, and in blocks for the fast one.
 
     Args:
         logits: Scores s, shape [..., C]. An entry of -inf is a class that is left out. float16 and bfloat16 are
@@ -65,6 +73,17 @@ def gaussian_topk(logits: Tensor, k: int, *, epsilon: float = 1.0, tolerance: fl
         (2.5003, [0.1417, 0.001, 0.7159, 0.1414])
     """
     check_logits(logits)
+    return smoothed_and_own(logits, None, k, epsilon, tolerance)[0]
+
+
+def smoothed_and_own(
+    logits: Tensor, labels: Tensor | None, k: int, epsilon: float, tolerance: float | None
+) -> tuple[Tensor, Tensor]:
+    """Return :func:`gaussian_topk` [...] and the scores at labels [..., 1], or all scores without labels.
+
+    Both have one gradient: one of the threshold and one of the label's score, added up afterwards, would take twice the
+    memory.
+    """
     num_classes = logits.shape[-1]
     check_int("k", k, 1)
     if k > num_classes:
@@ -72,17 +91,32 @@ def gaussian_topk(logits: Tensor, k: int, *, epsilon: float = 1.0, tolerance: fl
     check_float("epsilon", epsilon, 0.0)
     if tolerance is not None:
         check_float("tolerance", tolerance, 1e-12, 0.01)
+    own = None
     if epsilon == 0.0 or num_classes == 1:
-        return torch.topk(logits, k).values[..., -1]
-    if 2 * k > num_classes + 1:
-        return -gaussian_topk(-logits, num_classes + 1 - k, epsilon=epsilon, tolerance=tolerance)
-    scores = logits.reshape(-1, num_classes)
-    if scores.dtype in (torch.float16, torch.bfloat16):
-        scores = scores.float()
-    if tolerance is None:
-        tolerance = 1e-11 if scores.dtype == torch.float64 else 1e-5
-    value = _Expectation.apply(scores, k, epsilon, tolerance)[0]
-    return value.to(logits.dtype).reshape(logits.shape[:-1])
+        value = torch.topk(logits, k).values[..., -1]
+    elif 2 * k > num_classes + 1:
+        value = -smoothed_and_own(-logits, None, num_classes + 1 - k, epsilon, tolerance)[0]
+    else:
+        scores = logits.reshape(-1, num_classes)
+        if tolerance is None:
+            tolerance = 1e-11 if scores.dtype == torch.float64 else 1e-5
+        plain = partial(_plain, k=k, epsilon=epsilon, tolerance=tolerance)
+        if fast_applies(scores, k, tolerance):
+            index = None if labels is None else labels.reshape(-1, 1)
+            rows, own = FastExpectation.apply(scores, index, k, epsilon, tolerance, plain)
+            own = None if own is None else own.reshape(*logits.shape[:-1], 1)
+        else:
+            rows = plain(scores)
+        value = rows.reshape(logits.shape[:-1])
+    if own is None:
+        own = logits if labels is None else logits.gather(-1, labels)
+    return value, own
+
+
+def _plain(scores: Tensor, k: int, epsilon: float, tolerance: float) -> Tensor:
+    """Value [N] in plain tensor operations, with a second derivative."""
+    full = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
+    return _Expectation.apply(full, k, epsilon, tolerance)[0].to(scores.dtype)
 
 
 class _Expectation(torch.autograd.Function):

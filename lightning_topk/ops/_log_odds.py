@@ -1,7 +1,13 @@
 """Log-odds of classes under a softmax, without cancellation."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd import Function
+
+from lightning_topk._checks import check_indices, check_logits
+from lightning_topk.ops._fused import block_like, fusable, gradient_of, row_blocks
 
 
 def log_odds(scores: Tensor, labels: Tensor) -> Tensor:
@@ -11,7 +17,8 @@ def log_odds(scores: Tensor, labels: Tensor) -> Tensor:
     are :math:`\sigma(o)` and :math:`\sigma(-o)`. All keep their relative accuracy for labels that are nearly certain,
     where :math:`1 - p_c` itself has none, and for large scores.
 
-    It takes time O(C) a row in both cases. For all labels at once,
+    It takes time O(C) a row in both cases. One label per row needs no memory of the size of the scores beside their
+    gradient. For all labels at once,
     :math:`\log \sum_{j \ne c} e^{s_j} = \log \sum_j e^{s_j} + \log(1 - p_c)` is used where :math:`p_c \le 1/2`; only
     the best class can have more, and its sum is taken directly.
 
@@ -22,12 +29,43 @@ def log_odds(scores: Tensor, labels: Tensor) -> Tensor:
     Returns:
         Log-odds, shape of ``labels``; a large number, and flat, when there is no other class.
 
+    Raises:
+        TypeError: A wrong dtype or type.
+        ValueError: Shapes that do not fit.
+
     Example:
         >>> log_odds(torch.tensor([[1.0, 1.0, 2.0]]).log(), torch.tensor([[0, 1, 2]])).exp()
         tensor([[0.3333, 0.3333, 1.0000]])
     """
+    check_logits(scores)
+    check_indices("labels", labels, scores)
+    if labels.shape[-1] not in (1, scores.shape[-1]):
+        raise ValueError(
+            f"Argument `labels` should hold one or all classes, shape [N, 1] or [N, {scores.shape[-1]}]. "
+            f"Found {list(labels.shape)}."
+        )
+    return affine_log_odds(scores, labels)
+
+
+def affine_log_odds(
+    scores: Tensor, labels: Tensor, *, scale: float | Tensor | None = None, shift: Tensor | None = None
+) -> Tensor:
+    """Log-odds under the softmax of ``scale * scores + shift``, as :func:`log_odds`; both by class, or one scale."""
+    if scores.ndim == 2 and labels.shape[-1] == 1 and fusable(scores, labels, scale, shift):
+        return _LabelOdds.apply(scores, labels, scale, shift)
+    return plain_log_odds(scores, labels, scale, shift)
+
+
+def plain_log_odds(
+    scores: Tensor, labels: Tensor, scale: float | Tensor | None = None, shift: Tensor | None = None
+) -> Tensor:
+    """:func:`affine_log_odds` in operations that torch differentiates."""
+    if scale is not None:
+        scores = scores * scale
     # Relative to the best, as the difference of large scores is exact and that of their log-sum-exps is not.
     scores = scores - scores.detach().amax(-1, keepdim=True)
+    if shift is not None:
+        scores = scores + shift
     # Finite, so that its gradient is 0 and not NaN.
     nothing = torch.finfo(scores.dtype).min
     single = labels.shape[-1] == 1
@@ -38,3 +76,67 @@ def log_odds(scores: Tensor, labels: Tensor) -> Tensor:
         share = (scores - total).exp().scatter(-1, left_out, 0.0)
         others = (total + torch.log1p(-share)).scatter(-1, left_out, others)
     return (scores.gather(-1, labels) if single else scores) - others
+
+
+class _LabelOdds(Function):
+    """:func:`affine_log_odds` of one label per row; nothing of the size of the scores is kept for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, labels: Tensor, scale: float | Tensor | None, shift: Tensor | None) -> Tensor:
+        nothing = torch.finfo(scores.dtype).min
+        blocks = row_blocks(scores)
+        memory = block_like(scores, blocks)
+        column = scores.new_empty(scores.shape[0], 1)
+        best, top, total, own = column, torch.empty_like(column), torch.empty_like(column), torch.empty_like(column)
+        for rows in blocks:
+            part, label = scores[rows], labels[rows]
+            block = memory[: part.shape[0]]
+            if scale is None and shift is None:
+                block.copy_(part)
+            else:
+                best[rows] = _affine(part, scale, shift, None, out=block)
+            own[rows] = block.gather(-1, label)
+            block.scatter_(-1, label, nothing)
+            top[rows] = highest = block.amax(-1, keepdim=True)
+            total[rows] = block.sub_(highest).exp_().sum(-1, keepdim=True)
+        ctx.scale, ctx.shift = scale, shift
+        ctx.save_for_backward(scores, labels, best, top, total)
+        return own.sub_(top).sub_(total.log())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        scores, labels, best, top, total = ctx.saved_tensors
+        scale, shift = ctx.scale, ctx.shift
+        if torch.is_grad_enabled():
+            return gradient_of(lambda s: plain_log_odds(s, labels, scale, shift), scores, grad), None, None, None
+        gradient = torch.empty_like(scores)
+        factor = -grad / total
+        if isinstance(scale, float):
+            factor, grad = factor * scale, grad * scale
+        for rows in row_blocks(scores):
+            block = gradient[rows]
+            if scale is None and shift is None:
+                torch.sub(scores[rows], top[rows], out=block)
+            else:
+                _affine(scores[rows], scale, shift, best[rows], out=block)
+                block.sub_(top[rows])
+            block.exp_().mul_(factor[rows]).scatter_(-1, labels[rows], grad[rows])
+            if isinstance(scale, Tensor):
+                block.mul_(scale)
+        return gradient, None, None, None
+
+
+def _affine(
+    part: Tensor, scale: float | Tensor | None, shift: Tensor | None, best: Tensor | None, *, out: Tensor
+) -> Tensor:
+    """Put scale times the scores, less the best of the row, plus the shift into ``out``; return the best."""
+    if scale is None:
+        best = part.amax(-1, keepdim=True) if best is None else best
+        torch.sub(part, best, out=out)
+    else:
+        torch.mul(part, scale, out=out)
+        best = out.amax(-1, keepdim=True) if best is None else best
+        out.sub_(best)
+    if shift is not None:
+        out.add_(shift)
+    return best

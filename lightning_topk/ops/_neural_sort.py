@@ -49,19 +49,24 @@ class NeuralSort(SoftSortOperator):
     def __call__(self, scores: Tensor, k: int) -> Tensor:
         check_rows(scores, k)
         num_classes = scores.shape[-1]
-        # Neither the shift nor the distances of far classes change a row; small numbers lose fewer digits.
-        scores = scores - scores.detach().mean(-1, keepdim=True)
+        # A shift does not change a row. Relative to the best, and with sums that run down from it, masked classes cost
+        # the others no digits; nothing overflows above the floor, where a class has no share in any row.
+        floor = torch.finfo(scores.dtype).min / (8 * num_classes**2) * min(1.0, self.tau)
+        scores = (scores - scores.detach().amax(-1, keepdim=True)).clamp(min=floor)
         factors = num_classes - 1 - 2 * torch.arange(k, device=scores.device, dtype=scores.dtype)
         exponents = factors.unsqueeze(-1) * scores.unsqueeze(-2) - _distances(scores).unsqueeze(-2)
         return torch.log_softmax(exponents / self.tau, -1)
 
 
 def _distances(scores: Tensor) -> Tensor:
-    """Sum over l of |s_j - s_l| for each j, by prefix sums of the sorted scores; its gradient counts ties as 0."""
-    ordered = scores.sort(-1).values.contiguous()
+    """Sum over l of |s_j - s_l| for each j, up to a constant of the row, by sums of the sorted scores from the best on.
+
+    Its gradient counts ties as 0.
+    """
+    ordered = scores.sort(-1, descending=True).values.contiguous()
     sums = torch.nn.functional.pad(ordered.cumsum(-1), (1, 0))
-    points = scores.detach().contiguous()
-    below = torch.searchsorted(ordered.detach(), points)
-    not_above = torch.searchsorted(ordered.detach(), points, right=True)
-    count = below + not_above - scores.shape[-1]
-    return scores * count - sums.gather(-1, below) - sums.gather(-1, not_above) + sums[..., -1:]
+    falling, points = -ordered.detach(), -scores.detach().contiguous()
+    above = torch.searchsorted(falling, points)
+    not_below = torch.searchsorted(falling, points, right=True)
+    count = scores.shape[-1] - above - not_below
+    return scores * count + sums.gather(-1, above) + sums.gather(-1, not_below)

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from lightning_topk._checks import check_float, check_int, check_logits
-
-# Scores are noised in blocks of at most this many entries, so that memory does not grow with num_samples.
-_BLOCK = 1 << 22
+from lightning_topk._checks import check_float, check_int, check_logits, readable
+from lightning_topk.ops._full_noise import full_draws, kth_of_noise
+from lightning_topk.ops._gather import gather_float32
+from lightning_topk.ops._lazy_noise_choice import cheapest_draws
+from lightning_topk.ops._lazy_noise_split import at_least_float32
 
 
 def noised_topk(
@@ -29,8 +30,12 @@ def noised_topk(
     estimate of the gradient of the expectation :math:`\mathrm{top}_{k,\epsilon}`. The estimate is piecewise linear in
     s, so that its own second derivatives are zero; they say nothing on the curvature of the expectation.
 
-    The draws are made in blocks, and of each only the index and the noise of the k-th class is kept: the memory that
-    is needed beside the logits and their gradient is bounded and does not grow with ``num_samples``.
+    On the CPU the noise of few classes is drawn where that is cheaper, in the law of drawing it for all: only classes
+    near the threshold matter, and how many others exceed it is a Poisson number. The same generator gives the same
+    result, but not that of another version or path. With ``noise``, on other devices, under ``torch.compile`` and under
+    ``torch.func`` transforms the noise of all classes is used, in blocks, as the work of the other way depends on
+    values. The memory that is needed beside the logits and their gradient is bounded and does not grow with
+    ``num_samples``.
 
     Args:
         logits: Scores s, shape [..., C].
@@ -67,30 +72,37 @@ def noised_topk(
         raise ValueError(f"Parameter `k` should be in [1, C]. Found `k = {k}` with `C = {num_classes}`.")
     check_float("epsilon", epsilon, 0.0)
     check_int("num_samples", num_samples, 1)
+    classes, offsets, _ = kth_draws(logits, k, epsilon, num_samples, noise, generator)
+    return (gather_float32(logits, classes) + offsets).mean(-1).to(logits.dtype)
+
+
+def kth_draws(
+    logits: Tensor, k: int, epsilon: float, num_samples: int, noise: Tensor | None, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor, bool]:
+    """Class and added noise of the k-th largest noised score for each draw; shapes [..., B].
+
+    And whether all logits were seen to be finite; False where nobody looked.
+
+    Drawn lazily on the CPU. Elsewhere, and where values cannot be read (``torch.compile``, ``torch.func`` transforms),
+    the noise of all classes is drawn: how much the lazy path draws depends on values, which a device would be waited
+    for. Noise that is given is the noise of all classes too.
+    """
+    scores = logits.detach()
     if epsilon == 0.0:
-        return torch.topk(logits, k).values[..., -1]
+        hard = torch.topk(scores, k).indices[..., -1:]
+        return hard, torch.zeros_like(hard, dtype=at_least_float32(scores[..., :0]).dtype), False
     if noise is not None:
         if noise.shape[-1:] != logits.shape[-1:] or noise.ndim not in (2, logits.ndim + 1):
             raise ValueError(
                 f"Argument `noise` should have shape [B, C] or [..., B, C] for logits of {list(logits.shape)}. "
                 f"Found {list(noise.shape)}."
             )
-        indices, offsets = _kth(logits.detach(), k, epsilon, noise.to(logits))
+        return *kth_of_noise(scores, k, epsilon, noise), False
+    scores = scores.reshape(-1, logits.shape[-1])
+    finite = False
+    if scores.device.type == "cpu" and readable(scores):
+        classes, offsets, finite = cheapest_draws(scores, k, epsilon, num_samples, generator)
     else:
-        per_block = max(1, _BLOCK // max(1, logits.numel()))
-        blocks = []
-        for done in range(0, num_samples, per_block):
-            shape = (*logits.shape[:-1], min(per_block, num_samples - done), num_classes)
-            drawn = torch.randn(shape, dtype=logits.dtype, device=logits.device, generator=generator)
-            blocks.append(_kth(logits.detach(), k, epsilon, drawn))
-        indices = torch.cat([block[0] for block in blocks], -1)
-        offsets = torch.cat([block[1] for block in blocks], -1)
-    return (logits.gather(-1, indices) + offsets).mean(-1)
-
-
-def _kth(logits: Tensor, k: int, epsilon: float, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Index and added noise of the k-th largest noised score for each draw; shapes [..., B]."""
-    noised = torch.add(logits.unsqueeze(-2), noise, alpha=epsilon)
-    indices = torch.topk(noised, k).indices[..., -1]
-    offsets = noise.expand_as(noised).gather(-1, indices.unsqueeze(-1)).squeeze(-1)
-    return indices, epsilon * offsets
+        classes, offsets = full_draws(scores, k, epsilon, num_samples, generator)
+    shape = (*logits.shape[:-1], num_samples)
+    return classes.reshape(shape), offsets.reshape(shape), finite

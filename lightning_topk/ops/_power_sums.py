@@ -1,4 +1,4 @@
-"""The largest scores one by one, and all others through their power sums."""
+"""Power sums of all scores but some picked ones."""
 
 from typing import Any
 
@@ -6,29 +6,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from lightning_topk.ops._fused import fusable
+
 # Rows are worked on in blocks of about this many scores, so that temporaries stay in the cache.
 _BLOCK = 1 << 16
-# Classes in a group of which the maximum is looked at first.
-_GROUP = 8
-
-
-def largest(scores: Tensor, count: int) -> Tensor:
-    """Indices of the ``count`` largest scores in descending order, shape [..., count].
-
-    The largest are members of the ``count`` groups of classes with the largest maxima. So a selection among the maxima,
-    made in the same way, and one among the members of the groups found replace a slow one among all.
-    """
-    scores = scores.detach()
-    num_classes = scores.shape[-1]
-    if num_classes <= 2 * _GROUP * count:
-        return torch.topk(scores, count).indices
-    groups = num_classes // _GROUP
-    maxima = scores[..., : groups * _GROUP].unflatten(-1, (_GROUP, groups)).amax(-2)
-    strides = torch.arange(0, groups * _GROUP, groups, device=scores.device)
-    members = (largest(maxima, count).unsqueeze(-1) + strides).flatten(-2)
-    rest = torch.arange(groups * _GROUP, num_classes, device=scores.device)
-    members = torch.cat([members, rest.expand(*members.shape[:-1], -1)], -1)
-    return members.gather(-1, torch.topk(scores.gather(-1, members), count).indices)
 
 
 def split(scores: Tensor, picked: Tensor, threshold: Tensor, rate: float, order: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,7 +29,20 @@ def split(scores: Tensor, picked: Tensor, threshold: Tensor, rate: float, order:
     Returns:
         The picked scores [..., P], the power sums [..., K], and y [..., C] (zero where picked; a constant).
     """
-    return _Split.apply(scores, picked, threshold, rate, order)
+    if torch.compiler.is_compiling() or fusable(scores, picked):
+        return _Split.apply(scores, picked, threshold, rate, order)
+    y = _odds(scores, picked, threshold, rate)
+    powers = [y]
+    for _ in range(1, order):
+        powers.append(powers[-1] * y)
+    return scores.gather(-1, picked), torch.stack([power.sum(-1) for power in powers], -1), y.detach()
+
+
+def split_off(scores: Tensor, index: Tensor, next_best: Tensor) -> tuple[Tensor, Tensor]:
+    """Picked scores [..., P] and the log-sum-exp [..., 1] of all others; ``next_best`` [..., 1] is the best of them."""
+    threshold = scores.detach().gather(-1, next_best)
+    picked, sums, _ = split(scores, index, threshold, 1.0, 1)
+    return picked, threshold + sums.log()
 
 
 def merge(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from lightning_topk._checks import check_choice, check_float, check_int
+from lightning_topk._checks import LARGEST_FLOAT, check_choice, check_float, check_int, check_values
 
 
 def smoothed_relu(values: Tensor, delta: float = 0.01) -> Tensor:
@@ -18,7 +18,8 @@ def smoothed_relu(values: Tensor, delta: float = 0.01) -> Tensor:
 
     Args:
         values: Any shape, floating point.
-        delta: Width of the kink, >= 0, in units of the values. The paper: 0.01; 0 gives the ReLU.
+        delta: Width of the kink, >= 0, in units of the values. The paper: 0.01; 0 gives the ReLU, and so
+            does anything below 1e-30.
 
     Returns:
         The shape and dtype of ``values``.
@@ -34,13 +35,17 @@ def smoothed_relu(values: Tensor, delta: float = 0.01) -> Tensor:
         >>> smoothed_relu(torch.tensor([-1.0, 0.0, 1.0]))
         tensor([-0.0050,  0.0000,  0.9950])
     """
+    check_values("values", values)
     check_float("delta", delta, 0.0)
-    if delta == 0.0:
+    if delta < 1 / LARGEST_FLOAT:  # squares and quotients of which float32 cannot hold
         return torch.relu(values)
-    root = torch.hypot(values, torch.full_like(values, delta))
+    if values.dtype in (torch.float16, torch.bfloat16):  # which hold neither small squares nor twice the values
+        return smoothed_relu(values.float(), delta).to(values.dtype)
+    width = torch.full_like(values, delta)  # not a number, whose division has a backward pass that squares it
+    root = torch.hypot(values, width)
     # Left of 0 by the conjugate, as values + root would cancel; on the right its divisor should not be 0.
     below = torch.where(values > 0, 0.0, values)
-    left = delta * (delta / (2 * (root - below)))
+    left = width * (width / (2 * (root - below)))
     return torch.where(values > 0, (values + root) / 2, left) - delta / 2
 
 
@@ -78,10 +83,21 @@ def smoothed_topk(values: Tensor, lambda_: Tensor | float, *, k: float, delta: f
         >>> smoothed_topk(torch.tensor([1.0, 2.0, 3.0, 4.0]), 2.5, k=2, delta=0.0)
         tensor(7.)
     """
-    check_float("k", k, 0.0, values.shape[dim])
+    check_float("k", k, 0.0, _length(values, dim))
+    if not isinstance(lambda_, Tensor):
+        check_float("lambda_", lambda_)
     threshold = lambda_.to(values) if isinstance(lambda_, Tensor) else lambda_
     excess = values - (threshold.unsqueeze(dim) if isinstance(threshold, Tensor) and threshold.ndim else threshold)
     return smoothed_relu(excess, delta).sum(dim) + k * threshold
+
+
+def _length(values: Tensor, dim: int) -> int:
+    """Return the number of values along a dimension."""
+    check_values("values", values)
+    check_int("dim", dim, -(2**31))
+    if not -values.ndim <= dim < values.ndim:
+        raise ValueError(f"Parameter `dim` should be a dimension of the values. Found {dim} with {list(values.shape)}.")
+    return values.shape[dim]
 
 
 class STk(nn.Module):
@@ -148,7 +164,7 @@ class STk(nn.Module):
         self.lambda_ = nn.Parameter(torch.tensor([check_float("initial_lambda", initial_lambda)]))
 
     def forward(self, values: Tensor) -> Tensor:
-        size = values.shape[self.dim]
+        size = _length(values, self.dim)
         k = self.fraction * size if self.fraction is not None else self.k
         total = smoothed_topk(values, self.lambda_.squeeze(0), k=k, delta=self.delta, dim=self.dim)  # type: ignore[arg-type]
         return total / size if self.reduction == "mean" else total

@@ -31,6 +31,10 @@ class SoftTopKOperator(ABC):
     def __call__(self, scores: Tensor, k: int) -> Tensor:
         """Return the mask of ``scores`` [..., C]."""
 
+    def at(self, scores: Tensor, index: Tensor, k: int) -> Tensor:
+        """Return the mask at one index per row, [..., 1]; an operator may know a faster way than the whole mask."""
+        return self(scores, k).gather(-1, index)
+
 
 class LogSoftTopKOperator(SoftTopKOperator):
     """A soft top-k operator whose mask is nowhere 0, and which knows its logarithm."""
@@ -38,6 +42,10 @@ class LogSoftTopKOperator(SoftTopKOperator):
     @abstractmethod
     def log(self, scores: Tensor, k: int) -> Tensor:
         """Return the logarithm of the mask of ``scores`` [..., C], finite where the mask underflows."""
+
+    def log_at(self, scores: Tensor, index: Tensor, k: int) -> Tensor:
+        """Return the logarithm of the mask at one index per row, [..., 1]."""
+        return self.log(scores, k).gather(-1, index)
 
 
 def check_rows(scores: Tensor, k: int) -> None:

@@ -80,7 +80,9 @@ class SortingNetwork(SoftSortOperator):
         log_distribution = _LOG_DISTRIBUTION[self.distribution]
         place = torch.arange(num_classes, device=scores.device)
         layers = []
-        values = scores
+        # A shift changes no row, and the floor keeps differences to masked classes, and their slopes, finite.
+        floor = max(_NOTHING, torch.finfo(scores.dtype).min)
+        values = (scores - scores.detach().amax(-1, keepdim=True)).clamp(min=floor)
         for mask in bitonic_masks(num_classes):
             partner = place ^ mask
             # An entry without partner meets itself.

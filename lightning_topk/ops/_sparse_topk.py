@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_topk._checks import check_float
+from lightning_topk._checks import check_float, readable
+from lightning_topk.ops._largest import largest_others
 from lightning_topk.ops._soft_operator import SoftTopKOperator, check_mask
 
 # Halvings of an interval of length 1: to float32. Two Newton steps then reach float64.
@@ -57,15 +58,29 @@ class SparseTopK(SoftTopKOperator):
 
     def __call__(self, scores: Tensor, k: int) -> Tensor:
         check_mask(scores, k)
+        return self._solve(scores / self.alpha, k)[0]
+
+    def at(self, scores: Tensor, index: Tensor, k: int) -> Tensor:
+        check_mask(scores, k)
+        count = max(2 * k, 32)
+        if scores.shape[-1] > 4 * count and scores.device.type == "cpu" and readable(scores) and readable(index):
+            picked = scores.gather(-1, largest_others(scores, index, count))
+            mask, spare = self._solve(picked / self.alpha, k)
+            # Where the last candidate is not above the threshold, no class beyond it is.
+            if bool((spare[..., -2] <= 0).all()):
+                return mask[..., -1:]
+        return self(scores, k).gather(-1, index)
+
+    def _solve(self, units: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Return the mask, and by how much the scores are above the threshold."""
         power = 1.0 / (self.p - 1.0)
-        units = scores / self.alpha
         units = units - units.detach().topk(k, -1).values[..., -1:]
         theta = _bisect(units.detach(), k, power)
         for _ in range(2):
             mask, slopes = _mask(units, theta, power)
             # The entries inside sum to at least 1 unless there are none; then so do their slopes.
             theta = theta + (mask.sum(-1, keepdim=True) - k) / slopes.sum(-1, keepdim=True).clamp(min=1.0)
-        return _mask(units, theta, power)[0]
+        return _mask(units, theta, power)[0], units.detach() - theta.detach()
 
 
 def _bisect(units: Tensor, k: int, power: float) -> Tensor:

@@ -3,9 +3,12 @@
 import torch
 from torch import Tensor
 
-from lightning_topk._checks import check_classes_exceed_k, check_float, check_int, check_logits
+from lightning_topk._checks import check_classes_exceed_k, check_float, check_indices, check_int, check_logits
+from lightning_topk.ops._exclusion_odds import ExclusionOdds
+from lightning_topk.ops._fused import fusable
 from lightning_topk.ops._head_and_tail import Scores, levels, polynomials, signs, take
-from lightning_topk.ops._power_sums import largest, merge
+from lightning_topk.ops._largest import largest, without
+from lightning_topk.ops._power_sums import merge
 
 # Logarithm of nothing: finite, so that no difference of two of them is NaN, and below those of all scores.
 _NOTHING = -1e300
@@ -38,7 +41,7 @@ def log_symmetric(logits: Tensor, k: int, *, temperature: float = 1.0) -> Tensor
     """
     check_logits(logits)
     num_classes = logits.shape[-1]
-    check_int("k", k, 1)
+    k = check_int("k", k, 1)
     if k > num_classes:
         raise ValueError(f"Parameter `k` should be in [1, C]. Found `k = {k}` with `C = {num_classes}`.")
     check_float("temperature", temperature, 0.0, low_open=True)
@@ -63,8 +66,8 @@ def exclusion_log_odds(logits: Tensor, k: int, labels: Tensor | None = None, *, 
     minus s_y as T goes to 0. The value is right to 1e-6 (plus 1e-7 of itself) and the gradient to 1e-5 of its L1 norm
     for float32 scores of any spread; the second derivatives are right too.
 
-    Beside the logits and their gradient, one label per row needs the memory of one more logits tensor; all labels
-    at once cost O(C k) and about a dozen.
+    On the CPU one label per row needs no memory of the size of the logits beside their gradient, elsewhere that of one
+    more logits tensor; all labels at once cost O(C k) and about a dozen.
 
     Args:
         logits: Scores s, shape [..., C].
@@ -85,7 +88,9 @@ def exclusion_log_odds(logits: Tensor, k: int, labels: Tensor | None = None, *, 
     """
     check_logits(logits)
     num_classes = logits.shape[-1]
-    check_int("k", k, 1)
+    if labels is not None:
+        check_indices("labels", labels, logits, one_per_row=True)
+    k = check_int("k", k, 1)
     check_classes_exceed_k(k, num_classes)
     check_float("temperature", temperature, 0.0, low_open=True)
     logits = _at_least_float32(logits)
@@ -94,13 +99,20 @@ def exclusion_log_odds(logits: Tensor, k: int, labels: Tensor | None = None, *, 
     if labels is None:
         return _all_log_odds(logits, k, top, temperature)
     labels = labels.unsqueeze(-1)
-    # The head without the label: what stands behind the label moves up. The label comes last.
-    places = torch.arange(head_size, device=top.device) + (top == labels).cumsum(-1)[..., :-1]
-    picked = torch.cat([top.gather(-1, places), labels], -1)
+    if logits.device.type == "cpu" and fusable(logits, labels):
+        flat, best, label = (x.reshape(-1, x.shape[-1]) for x in (logits, top, labels))
+        odds = ExclusionOdds.apply(flat, best, label, k, temperature, _label_log_odds)
+        return odds.reshape(logits.shape[:-1])
+    picked = without(top, labels)
+    return _label_log_odds(logits, picked, k, temperature).squeeze(-1)
+
+
+def _label_log_odds(logits: Tensor, picked: Tensor, k: int, temperature: float) -> Tensor:
+    """The log-odds [..., 1] of a label, from the indices [..., P + 1] of the best others and the label."""
     scores = take(logits, picked, k, temperature, label=True)
     ratios, steps = polynomials(scores.head[..., :-1], scores, k, lowest=k - 1)
     logs = ratios.log()
-    return (steps[..., -1] - scores.head[..., -1]) + (logs[..., 1] - logs[..., 0])
+    return (steps[..., -1:] - scores.head[..., -1:]) + (logs[..., 1:] - logs[..., :1])
 
 
 def _all_log_odds(logits: Tensor, k: int, top: Tensor, temperature: float) -> Tensor:

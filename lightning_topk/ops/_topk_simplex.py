@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lightning_topk._checks import check_choice, check_float, check_int, check_logits
+from lightning_topk._checks import check_choice, check_float, check_indices, check_int, check_logits, readable
+from lightning_topk.ops._largest import largest_others
 
 SIMPLICES = ("alpha", "beta")
 
@@ -41,8 +42,9 @@ def topk_simplex_maximum(
 
     Each is one monotone equation. One sort and prefix sums give Phi anywhere, a binary search over the sorted entries
     gives the number of entries above each threshold, and given those the solution is a closed form that is
-    differentiated as it stands. It costs O(C log C) for one index, O(C log^2 C log K) for all indices of a row, and is
-    computed in float64.
+    differentiated as it stands, in float64. One index costs O(C): max(8 K, 64) selected entries give the exact value
+    where the last of them is not above the lower threshold; the whole list, O(C log C), is taken where it is, and on
+    other devices than the CPU. All indices of a row cost O(C log^2 C log K).
 
     Args:
         logits: Scores s, shape [..., C].
@@ -71,7 +73,8 @@ def topk_simplex_maximum(
         (tensor([0.7500], grad_fn=<...>), tensor([ 0.5000,  0.0000, -1.0000,  0.5000]))
     """
     check_logits(logits)
-    check_int("k", k, 1)
+    check_indices("indices", indices, logits)
+    k = check_int("k", k, 1)
     check_choice("variant", variant, SIMPLICES)
     check_float("gamma", gamma, 0.0, low_open=True)
     check_float("margin", margin)
@@ -82,8 +85,19 @@ def topk_simplex_maximum(
             f'Parameter `k` should be in {allowed} for `variant = "{variant}"`. '
             f"Found `k = {k}` with `C = {num_classes}`."
         )
-    lists = _Violations(logits, indices, margin)
-    width = gamma / k
+    count = max(8 * k, 64)
+    if indices.shape[-1] == 1 and num_classes > 4 * count and logits.device.type == "cpu" and readable(logits):
+        # Only the entries above the lower threshold count. Where not all candidates are above it, no other entry is.
+        picked = logits.gather(-1, largest_others(logits, indices, count))
+        value, above = _maximum(_Violations(picked, torch.full_like(indices, count), margin), k, variant, gamma)
+        if bool((above < count).all()):
+            return value.to(logits.dtype)
+    return _maximum(_Violations(logits, indices, margin), k, variant, gamma)[0].to(logits.dtype)
+
+
+def _maximum(lists: "_Violations", k: int, variant: str, gamma: float) -> tuple[Tensor, Tensor]:
+    """The maxima [..., L] in float64, and how many of the other entries are above the lower threshold."""
+    num_classes, width = lists.values.shape[-1], gamma / k
     with torch.no_grad():
         # All of the mass: one threshold, the other is `width` above. Its sets are those of the first closed form
         # again, as every threshold between two entries is a solution when the K largest take all the mass.
@@ -123,7 +137,7 @@ def topk_simplex_maximum(
     value = (cap * s_u - u * cap**2 / 2 + (q_m - m * theta**2) / 2) / gamma
     if variant == "alpha":
         value = torch.where(lists.sum_of_largest(k) > 0, value, 0.0)
-    return value.to(logits.dtype)
+    return value, lower - lists.holds_own(lower).long()
 
 
 def _theta_of_all(capped: tuple[Tensor, ...], largest: tuple[Tensor, ...], gamma: float, width: float) -> Tensor:
@@ -144,7 +158,7 @@ class _Violations:
         self.own = scores.gather(-1, indices)
         self.lift = margin - self.own
         self.values = scores.sort(-1, descending=True).values
-        self.ascending = -self.values.detach()
+        self.ascending = -self.values.detach().contiguous()
         self.sums = pad(self.values.cumsum(-1), (1, 0))
         self.squares = pad((self.values * self.values).cumsum(-1), (1, 0))
 

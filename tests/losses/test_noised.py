@@ -81,6 +81,56 @@ def test_gradient_touches_at_most_one_class_a_draw() -> None:
     assert (logits.grad.abs().sum(-1) * 16).max() <= 2 + 1e-6
 
 
+@pytest.mark.parametrize("spread", [0.0, 3.0])
+@pytest.mark.parametrize("imbalanced", [False, True])
+def test_many_classes_follow_the_law_of_the_full_noise(spread: float, imbalanced: bool) -> None:
+    """With many classes the noise of few of them is drawn; mean and gradient are those of the noise of all."""
+    generator = torch.Generator().manual_seed(0)
+    row = spread * torch.randn(3000, generator=generator)
+    row[7] = 9.0
+    margins = torch.rand(3000, generator=generator) + 8 if imbalanced else 8.0
+    drawn = []
+    for noise in (None, torch.randn(1500, 5, 3000, generator=generator)):
+        logits = row.repeat(1500, 1).requires_grad_()
+        targets = torch.full((1500,), 7)
+        losses = noised_topk_loss(logits, targets, margin=margins, noise=noise, generator=generator, reduction="none")
+        losses.sum().backward()
+        drawn.append((losses.detach(), logits.grad.sum(0)))
+    (losses, gradient), (full_losses, full_gradient) = drawn
+    assert abs(losses.mean() - full_losses.mean()) < 5 * full_losses.std() * (2 / 1500) ** 0.5
+    assert float(gradient.sum()) == pytest.approx(0.0, abs=0.05)
+    assert gradient[7] == pytest.approx(float(full_gradient[7]), abs=60)
+    others = torch.arange(3000) != 7
+    pools = (5 * torch.stack((gradient, full_gradient)))[:, others]
+    order = pools.sum(0).argsort(descending=True, stable=True)
+    pools = pools[:, order].cumsum(1)[:, 99::100].diff(prepend=torch.zeros(2, 1), dim=1)
+    difference = (pools[0] - pools[1]) ** 2 / (pools.sum(0) + 1)
+    assert difference.sum() < 30 + 5 * 60**0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_low_precision_gradient_is_rounded_once(dtype: torch.dtype) -> None:
+    logits = (3 * torch.randn(64, 5000, generator=torch.Generator().manual_seed(0))).to(dtype)
+    gradients = []
+    for leaf in (logits.clone().requires_grad_(), logits.float().requires_grad_()):
+        loss = noised_topk_loss(
+            leaf, torch.arange(64), num_samples=7, margin=30.0, generator=torch.Generator().manual_seed(1)
+        )
+        loss.backward()
+        assert loss.dtype == torch.float32
+        gradients.append(leaf.grad)
+    assert torch.equal(gradients[0], gradients[1].to(dtype))
+
+
+def test_more_draws_than_are_compared_in_pairs_give_the_same_gradient() -> None:
+    logits = (3 * torch.randn(8, 50, generator=torch.Generator().manual_seed(0))).bfloat16()
+    leaf, full = logits.clone().requires_grad_(), logits.float().requires_grad_()
+    for each in (leaf, full):
+        generator = torch.Generator().manual_seed(1)
+        noised_topk_loss(each, torch.arange(8), num_samples=100, margin=30.0, generator=generator).backward()
+    assert torch.equal(leaf.grad, full.grad.bfloat16())
+
+
 def test_training_draws_anew_and_eval_does_not() -> None:
     torch.manual_seed(0)
     logits, targets = torch.randn(4, 50), torch.randint(50, (4,))

@@ -11,7 +11,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, vmap
 
 from lightning_topk.ops import exclusion_log_odds, log_symmetric
-from lightning_topk.ops._power_sums import largest
+from lightning_topk.ops._largest import largest
 
 
 def subset_sums(scores: list[float], k: int, temperature: float) -> list[float]:

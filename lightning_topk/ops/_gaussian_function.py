@@ -1,0 +1,63 @@
+"""The fast exact smoothing as a differentiable function, and when it may be taken."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_topk.ops._fused import fusable, gradient_of
+from lightning_topk.ops._gaussian_fast import smoothed_block, write_gradient
+
+# Rows whose laws are computed together: their arrays stay in the cache.
+_ROWS = 128
+
+
+def fast_applies(scores: Tensor, k: int, tolerance: float) -> bool:
+    """Tell whether the fast way may be taken: on the CPU, in eager mode, in float32 or less, for moderate k.
+
+    These are k up to 24 at a tolerance of 1e-3 or more, and up to 12 down to one of 1e-5.
+    ``torch.compile``, the transforms of ``torch.func``, tensors without values and float64 take the plain way, and so
+    does CUDA: the checks of the rows would wait for the device.
+    """
+    return (
+        scores.device.type == "cpu"
+        and scores.dtype != torch.float64
+        and k <= (24 if tolerance >= 1e-3 else 12)
+        and tolerance >= 1e-5
+        and len(scores) > 0
+        and fusable(scores)
+    )
+
+
+class FastExpectation(torch.autograd.Function):
+    """Smoothed k-th largest score [N], and the scores at labels [N, 1], with one gradient [N, C] for both."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, scores: Tensor, labels: Tensor | None, k: int, epsilon: float, tolerance: float, plain: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        parts = [smoothed_block(rows, k, epsilon, tolerance) for rows in scores.split(_ROWS)]
+        ctx.save_for_backward(scores, labels)
+        ctx.laws = [part[1] for part in parts]
+        ctx.parameters = k, epsilon, tolerance
+        ctx.plain = plain
+        own = None if labels is None else scores.gather(1, labels)
+        return torch.cat([part[0] for part in parts]), own
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor, at_labels: Tensor | None) -> tuple[Tensor | None, ...]:
+        scores, labels = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # The gradient is to be differentiated itself: that of the plain way can be.
+            gradient = gradient_of(ctx.plain, scores, slope)
+            if labels is not None and at_labels is not None:
+                gradient = gradient.scatter_add(1, labels, at_labels)
+        else:
+            gradient = torch.empty_like(scores)
+            k, epsilon, tolerance = ctx.parameters
+            for rows, law in zip(range(0, len(scores), _ROWS), ctx.laws, strict=True):
+                chosen = slice(rows, rows + _ROWS)
+                write_gradient(scores[chosen], law, slope[chosen], k, epsilon, tolerance, gradient[chosen])
+            if labels is not None and at_labels is not None:
+                gradient.scatter_add_(1, labels, at_labels)
+        return gradient, None, None, None, None, None

@@ -1,0 +1,197 @@
+"""What is computed by hand, or from candidates, has the values and derivatives of the plain formula."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+from torch.profiler import ProfilerActivity, profile
+
+from lightning_topk.losses import (
+    BalancedSoftmaxLoss,
+    CrossEntropyLoss,
+    LDAMLoss,
+    SmoothTopKLoss,
+    SoftTopKLoss,
+    TopKEntropyLoss,
+    TopKHingeLoss,
+    TopKLoss,
+    TruncatedTopKEntropyLoss,
+)
+from lightning_topk.ops import LapSum, SparseTopK, exclusion_log_odds, topk_simplex_maximum
+from lightning_topk.ops import _symmetric as symmetric
+from lightning_topk.ops import _topk_simplex as simplex
+from lightning_topk.ops._fused import fusable
+from lightning_topk.ops._largest import largest, largest_others
+from lightning_topk.ops._log_odds import affine_log_odds, plain_log_odds
+from lightning_topk.ops._sparse_gradient import sparse_gradient
+
+
+def rows(num_classes: int, spread: float, dtype: torch.dtype, count: int = 12) -> tuple[Tensor, Tensor]:
+    """Scores and labels [N, 1], among them the best and the worst class."""
+    generator = torch.Generator().manual_seed(num_classes)
+    scores = spread * torch.randn(count, num_classes, generator=generator, dtype=torch.float64)
+    labels = torch.randint(num_classes, (count, 1), generator=generator)
+    labels[0], labels[1] = scores[0].argmax(), scores[1].argmin()
+    return scores.to(dtype).requires_grad_(), labels
+
+
+def with_gradient(function: Callable[[Tensor], Tensor], scores: Tensor) -> tuple[Tensor, Tensor]:
+    value = function(scores)
+    weights = torch.linspace(-1, 2, value.numel(), dtype=value.dtype).reshape(value.shape)
+    return value.detach(), torch.autograd.grad(value, scores, weights)[0]
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 7, 30_000])
+@pytest.mark.parametrize("scale", ["none", "number", "by class"])
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_log_odds(num_classes: int, scale: str, shifted: bool, dtype: torch.dtype) -> None:
+    scores, labels = rows(num_classes, 5.0, dtype)
+    factor = {"none": None, "number": 2.5, "by class": torch.linspace(0.5, 2, num_classes, dtype=dtype)}[scale]
+    shift = torch.linspace(-3, 0, num_classes, dtype=dtype) if shifted else None
+    by_hand = with_gradient(lambda s: affine_log_odds(s, labels, scale=factor, shift=shift), scores)
+    plain = with_gradient(lambda s: plain_log_odds(s, labels, factor, shift), scores)
+    torch.testing.assert_close(by_hand, plain, rtol=1e-5, atol=2e-6)
+    if dtype == torch.float64 and num_classes == 7:
+        leaf = scores[:3].detach().requires_grad_()
+        assert gradcheck(lambda s: affine_log_odds(s, labels[:3], scale=factor, shift=shift), (leaf,))
+        assert gradgradcheck(lambda s: affine_log_odds(s, labels[:3], scale=factor, shift=shift), (leaf,))
+
+
+@pytest.mark.parametrize(("num_classes", "k"), [(2, 1), (6, 5), (30, 1), (30, 5), (30, 14), (300, 20), (9_000, 7)])
+@pytest.mark.parametrize("spread", [0.0, 1e-3, 3.0, 1e3])
+@pytest.mark.parametrize("temperature", [0.05, 1.0, 5.0])
+def test_exclusion_odds(num_classes: int, k: int, spread: float, temperature: float, monkeypatch) -> None:
+    scores, labels = rows(num_classes, spread, torch.float32)
+    for dtype, accuracy in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+        leaf = scores.detach().to(dtype).requires_grad_()
+        value, gradient = with_gradient(
+            lambda s: exclusion_log_odds(s, k, labels.squeeze(-1), temperature=temperature), leaf
+        )
+        with monkeypatch.context() as context:
+            context.setattr(symmetric, "fusable", lambda *_: False)
+            wide = leaf.detach().double().requires_grad_()
+            expected, slopes = with_gradient(
+                lambda s: exclusion_log_odds(s, k, labels.squeeze(-1), temperature=temperature), wide
+            )
+        torch.testing.assert_close(value, expected, rtol=accuracy, atol=accuracy)
+        assert ((gradient - slopes).abs().sum(-1) <= accuracy * slopes.abs().sum(-1)).all()
+
+
+def test_exclusion_odds_have_second_derivatives() -> None:
+    scores, labels = rows(30, 2.0, torch.float64, count=3)
+    assert gradgradcheck(lambda s: exclusion_log_odds(s, 4, labels.squeeze(-1)), (scores,))
+
+
+def test_a_graph_can_be_used_twice() -> None:
+    scores, labels = rows(50, 2.0, torch.float64)
+    for loss in (CrossEntropyLoss(), SmoothTopKLoss(k=3), TopKHingeLoss(k=3)):
+        value = loss(scores, labels.squeeze(-1))
+        first, second = (torch.autograd.grad(value, scores, retain_graph=True)[0] for _ in range(2))
+        assert torch.equal(first, second)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is")  # of torch itself, where it first takes such a derivative
+def test_forward_mode_and_transforms_take_the_plain_formula() -> None:
+    scores, labels = rows(6, 2.0, torch.float64)
+    tangent = torch.linspace(-1, 1, scores.numel(), dtype=torch.float64).reshape(scores.shape)
+    smooth = (SmoothTopKLoss(k=2), TopKEntropyLoss(k=2), TruncatedTopKEntropyLoss(k=2), SoftTopKLoss(k=1))
+    for loss in (CrossEntropyLoss(), TopKHingeLoss(k=2, variant="psi3"), *smooth):
+        value = loss(scores, labels.squeeze(-1))
+        expected = (torch.autograd.grad(value, scores)[0] * tangent).sum()
+        found = torch.func.jvp(lambda s, loss=loss: loss(s, labels.squeeze(-1)), (scores.detach(),), (tangent,))[1]
+        torch.testing.assert_close(found, expected)
+        with torch.autograd.forward_ad.dual_level():
+            assert not fusable(scores)
+            dual = torch.autograd.forward_ad.make_dual(scores.detach(), tangent)
+            found = torch.autograd.forward_ad.unpack_dual(loss(dual, labels.squeeze(-1))).tangent
+        torch.testing.assert_close(found, expected)
+
+
+def test_a_margin_that_is_trained_is_seen() -> None:
+    scores, labels = rows(6, 2.0, torch.float64)
+    assert not fusable(scores, labels, torch.ones(6, requires_grad=True))
+    assert fusable(scores, labels, torch.ones(6), None, 2.0)
+
+
+def test_sparse_gradient_adds_up_at_equal_indices() -> None:
+    scores = torch.zeros(2, 4, requires_grad=True)
+    index, slopes = torch.tensor([[1, 1], [0, 3]]), torch.tensor([[1.0, 2.0], [5.0, -1.0]])
+    value = sparse_gradient(torch.tensor([[7.0], [8.0]]), scores, index, slopes)
+    assert value.tolist() == [[7.0], [8.0]]
+    value.sum().backward()
+    assert scores.grad.tolist() == [[0.0, 3.0, 0.0, 0.0], [5.0, 0.0, 0.0, -1.0]]
+
+
+@pytest.mark.parametrize("num_classes", [9, 511, 600, 1_003, 20_000])
+@pytest.mark.parametrize("count", [1, 6, 40])
+def test_largest(num_classes: int, count: int) -> None:
+    scores = torch.randn(5, num_classes).round(decimals=2)
+    count = min(count, num_classes - 1)
+    found = largest(scores, count)
+    assert torch.equal(scores.gather(-1, found), scores.topk(count).values)
+    labels = torch.cat([scores.argmax(-1, keepdim=True)[:3], scores.argmin(-1, keepdim=True)[3:]])
+    others = largest_others(scores, labels, count)
+    assert torch.equal(others[:, -1:], labels)
+    without = scores.scatter(-1, labels, -torch.inf)
+    assert torch.equal(without.gather(-1, others[:, :-1]), without.topk(count).values)
+
+
+@pytest.mark.parametrize("operator", [LapSum(), LapSum(0.05), LapSum(20.0), SparseTopK(), SparseTopK(30.0, p=4 / 3)])
+@pytest.mark.parametrize("spread", [0.0, 0.3, 3.0, 100.0])
+@pytest.mark.parametrize("num_classes", [12, 13, 2_000])
+def test_one_entry_of_a_mask(operator: LapSum | SparseTopK, spread: float, num_classes: int) -> None:
+    scores, labels = rows(num_classes, spread, torch.float64)
+    one = with_gradient(lambda s: operator.at(s, labels, 5), scores)
+    whole = with_gradient(lambda s: operator(s, 5).gather(-1, labels), scores)
+    torch.testing.assert_close(one, whole, rtol=1e-9, atol=1e-12)
+    if isinstance(operator, LapSum):
+        one = with_gradient(lambda s: operator.log_at(s, labels, 5), scores)
+        whole = with_gradient(lambda s: operator.log(s, 5).gather(-1, labels), scores)
+        torch.testing.assert_close(one, whole, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("variant", ["alpha", "beta"])
+@pytest.mark.parametrize("gamma", [0.01, 1.0, 1e3])
+@pytest.mark.parametrize("spread", [0.0, 0.3, 3.0])
+def test_simplex_from_candidates(variant: str, gamma: float, spread: float, monkeypatch) -> None:
+    scores, labels = rows(2_000, spread, torch.float64)
+
+    def maximum(s: Tensor) -> Tensor:
+        return topk_simplex_maximum(s, labels, 5, variant=variant, gamma=gamma, margin=1.0)
+
+    found = with_gradient(maximum, scores)
+    monkeypatch.setattr(simplex, "readable", lambda _: False)
+    torch.testing.assert_close(found, with_gradient(maximum, scores), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("loss", "most"),
+    [
+        (CrossEntropyLoss(), 1.1),
+        (LDAMLoss(scale=2.0), 1.1),
+        (BalancedSoftmaxLoss(), 1.1),
+        (TopKHingeLoss(k=5), 1.1),
+        (TopKHingeLoss(k=5, variant="psi3"), 1.1),
+        (SmoothTopKLoss(k=5), 1.2),
+    ],
+    ids=str,
+)
+def test_memory_of_a_step(loss: TopKLoss, most: float) -> None:
+    """The gradient is all that is held of the size of the logits."""
+    loss.bind_class_counts(torch.arange(1, 10_001))
+    logits, targets = torch.randn(128, 10_000, requires_grad=True), torch.randint(10_000, (128,))
+    loss(logits, targets).backward()
+    logits.grad = None
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        loss(logits, targets).backward()
+    used = peak = 0
+    for event in record.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            used += event.nbytes()
+            peak = max(peak, used)
+    assert 1.0 <= peak / (4 * logits.numel()) <= most
