@@ -32,6 +32,7 @@ OUTCOMES = ("refused", "harmless", "read alone", "else")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--representative", action="store_true", help="one mutation of each kind for each option")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="each N-th of them alone")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     for name in ("lightning.pytorch", "lightning.fabric", "lightning_topk"):
@@ -40,7 +41,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         make_data(Path(folder))
-        for mutation in representative() if args.representative else mutations():
+        chosen = list(representative() if args.representative else mutations())
+        for mutation in chosen[:: args.every]:
             verdict = judge(mutation, Path(folder))
             good = verdict.outcome in OUTCOMES and not verdict.faults
             table.setdefault(mutation.kind, Counter())[verdict.outcome if good else "else"] += 1

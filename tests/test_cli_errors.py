@@ -246,9 +246,17 @@ MISTAKES = {
     "accelerator": ([*GLYPHS, *SMALL, "--trainer.accelerator", "tpuu"], "invalid accelerator name"),
     "checkpoint": ([*GLYPHS, *SMALL, "--ckpt_path", "x.ckpt"], "Checkpoint file not found: x.ckpt"),
     "class counts": ([*GLYPHS, *SMALL, "--model.class_counts", "[1,2]"], "Found 2"),
+    "devices in words": (
+        [*GLYPHS, *SMALL, "--trainer.devices", "abc"],
+        r"`--trainer\.devices` should be a number .* Found `abc`",
+    ),
+    "early stopping": (
+        [*GLYPHS, *SMALL, "--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "val_macro_top55"],
+        r"Option `monitor` .* should name a value that the run logs: .*`val_macro_top5`.* Found `val_macro_top55`\.",
+    ),
     "monitor": (
         [*GLYPHS, *SMALL, "--trainer.callbacks", "ModelCheckpoint", "--trainer.callbacks.monitor", "val_macro_top55"],
-        "monitor='val_macro_top55'.* could not find",
+        r"Option `monitor` .* should name a value that the run logs: .*'val_macro_top5'.* Found `val_macro_top55`\.",
     ),
 }
 

@@ -15,7 +15,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lightning_topk"
-HEAVY = ("lightning", "pytorch_lightning", "torchvision", "torchmetrics", "matplotlib", "rich", "jsonargparse")
+HEAVY = (
+    "lightning",
+    "pytorch_lightning",
+    "torchvision",
+    "torchmetrics",
+    "matplotlib",
+    "rich",
+    "jsonargparse",
+    "triton",
+)
 
 # A module imports from its own row and the rows above it, functions included.
 LAYERS = (

@@ -22,6 +22,8 @@ three lines of Python. On top of that:
   everything. Help on a class: ``lightning-topk fit --model.loss.help NoisedTopKLoss``.
 * Runs are seeded with 0 unless ``--seed_everything`` says otherwise, and are kept in ``logs/<name>/version_<n>`` with
   the complete configuration in ``config.yaml``.
+* ``fit --ckpt_path last`` goes on with the latest run below the logger's folder, or starts the first one. A run that
+  gets SIGTERM writes ``last.ckpt`` where it can go on exactly, and ends with the status 143.
 * A configuration is trusted like a program: it names the classes that are made, and files in the current folder can be
   among them. Data, class counts and checkpoints are not: they are read without running code, checkpoints with
   ``--weights_only true`` wherever they come from. ``--weights_only false`` is for those that you trust like a program.

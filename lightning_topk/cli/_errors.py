@@ -18,6 +18,13 @@ from lightning_topk.data._image_files import CorruptImageError
 
 _MISTAKES = (ValueError, TypeError, OSError, RuntimeError, MisconfigurationException)
 
+#: What ModelCheckpoint and EarlyStopping say of a value that was not logged.
+_MONITOR = re.compile(
+    r"(?:`ModelCheckpoint\(monitor='(?P<found>.*?)'\)` could not find.*?: \[(?P<logged>.*?)\]"
+    r"|Early stopping conditioned on metric `(?P<early>.*?)` which is not available.*?: (?P<choices>.*))",
+    re.DOTALL,
+)
+
 
 def debugging() -> bool:
     """Tell whether ``LIGHTNING_TOPK_DEBUG`` asks for tracebacks."""
@@ -37,6 +44,10 @@ def user_mistake(error: BaseException) -> str | None:
             return str(seen)
         if isinstance(seen, UnpicklingError):
             return unsafe_checkpoint(seen)
+        if (monitor := _MONITOR.match(str(seen))) is not None:
+            law = "Option `monitor` of a callback should name a value that the run logs"
+            found, logged = monitor["found"] or monitor["early"], monitor["logged"] or monitor["choices"]
+            return f"{law}: {logged}. Found `{found}`."
         if isinstance(seen, _MISTAKES) and seen.__traceback__ is not None:
             frames = list(_frames(seen.__traceback__))
             module = str(frames[-1][0].f_globals.get("__name__", ""))

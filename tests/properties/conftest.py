@@ -1,5 +1,7 @@
 """Print at the end how many cases were generated."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import pytest
