@@ -50,7 +50,7 @@ def check_float(
     if high is not None:
         bounds.append(f"<= {high:g}")
     law = f"Parameter `{name}` should be a finite number{' ' if bounds else ''}{' and '.join(bounds)}."
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{law} Found `{name} = {value!r}` of type {type(value).__name__}.")
     try:
         number = float(value)
@@ -78,7 +78,7 @@ def check_ints(name: str, values: Any, low: int) -> list[int]:
 
 def check_floats(name: str, values: Any, low: float | None = None, high: float | None = None) -> list[float]:
     """Return ``values`` as a list of floats, or raise when it is no list of finite numbers within the bounds."""
-    if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray) or getattr(values, "ndim", 1) == 0:
+    if isinstance(values, str) or not isinstance(values, (Sequence, np.ndarray)) or getattr(values, "ndim", 1) == 0:
         raise TypeError(
             f"Parameter `{name}` should be a list of numbers. Found {type(values).__name__}: {values!r:.80}."
         )

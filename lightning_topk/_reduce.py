@@ -50,11 +50,11 @@ def reduce_labels(
     check_choice("reduction", reduction, REDUCTIONS)
     check_ignore_index(ignore_index)
     soft = check_scores(logits, targets, ignore_index=ignore_index)
-    known_finite = known_finite or sum_is_finite
+    known_finite = sum_is_finite if known_finite is None else known_finite
     if weight is not None:
         check_per_class("weight", weight, logits)
     num_classes = logits.shape[-1]
-    scores = logits.reshape(-1, num_classes)
+    scores = logits if logits.ndim == 2 else logits.reshape(-1, num_classes)
     low = scores.dtype in (torch.float16, torch.bfloat16)
     if low and (upcast or soft):
         scores = scores.float()
@@ -83,7 +83,7 @@ def reduce_labels(
         # Not a product with zero: the loss of an ignored row may be infinite or NaN.
         losses = torch.where(valid, counted * losses, 0.0)
         losses = losses + torch.where(valid, _nan_unless_finite(scores), 0.0)
-    return reduce_rows(losses.reshape(logits.shape[:-1]), counted, reduction)
+    return reduce_rows(losses if logits.ndim == 2 else losses.reshape(logits.shape[:-1]), counted, reduction)
 
 
 def at_labels(values: Tensor, labels: Tensor) -> Tensor:
@@ -168,6 +168,8 @@ def _known_counted(targets: Tensor, ignore_index: int) -> bool:
     """Tell whether there are targets and none is ignored, where that can be read without waiting for a device."""
     if targets.device.type != "cpu" or not targets.numel() or not readable(targets):
         return False
+    if ignore_index < 0:  # below all class indices
+        return int(targets.long().min()) >= 0
     return not bool((targets.long() == ignore_index).any())
 
 

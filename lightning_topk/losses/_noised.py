@@ -9,7 +9,6 @@ from torch import Tensor
 
 from lightning_topk._checks import (
     check_classes_exceed_k,
-    check_float,
     check_int,
     check_logits,
     check_num_samples,
@@ -17,7 +16,8 @@ from lightning_topk._checks import (
 )
 from lightning_topk._reduce import reduce_labels, sum_is_finite
 from lightning_topk.losses._base import TopKLoss, checked_scalar, non_negative, positive
-from lightning_topk.ops._gather import gather_float32
+from lightning_topk.ops._fixed_noise import fixed_noise
+from lightning_topk.ops._gather import mean_hinge
 from lightning_topk.ops._noised_topk import kth_draws
 
 
@@ -78,37 +78,50 @@ def noised_topk_loss(
         >>> noised_topk_loss(logits, torch.tensor([2]), k=1, noise=noise)
         tensor(1.)
     """
-    check_logits(logits)
     k = check_int("k", k, 1)
-    check_classes_exceed_k(k, logits.shape[-1])
-    check_float("epsilon", epsilon, 0.0)
+    epsilon = non_negative("epsilon", epsilon)
     num_samples = check_num_samples(num_samples)
-    check_float("scale", scale, 0.0, low_open=True)
+    scale = positive("scale", scale)
     _check_generator(generator)
     if noise is not None and not (isinstance(noise, Tensor) and noise.is_floating_point()):
         found = noise.dtype if isinstance(noise, Tensor) else type(noise).__name__
         raise TypeError(f"Argument `noise` should be a floating point tensor. Found {found}.")
+    if not isinstance(margin, Tensor):
+        margin = non_negative("margin", margin)
+    return _noised_hinge(
+        logits, targets, k, epsilon, num_samples, margin, scale, weight, ignore_index, reduction, noise, generator
+    )
+
+
+def _noised_hinge(
+    logits: Tensor,
+    targets: Tensor,
+    k: int,
+    epsilon: float,
+    num_samples: int,
+    margin: float | Tensor,
+    scale: float,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Return the loss for settings that are checked already, as those of a module are where they are set."""
+    check_logits(logits)
+    check_classes_exceed_k(k, logits.shape[-1])
     if isinstance(margin, Tensor):
         check_per_class("margin", margin, logits)
-    else:
-        check_float("margin", margin, 0.0)
-
     seen_finite = False
 
     def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
         nonlocal seen_finite
         classes, offsets, seen_finite = kth_draws(scores, k + 1, epsilon, num_samples, noise, generator)
         margins = margin.to(offsets)[labels] if isinstance(margin, Tensor) else margin
-        margins = margins + offsets.mean(-1, keepdim=True)
+        added = offsets.mean(-1, keepdim=True) + margins
         if labels.shape[-1] == 1:
-            # One look-up for all, so that the backward pass writes one gradient and adds none.
-            found = gather_float32(scores, torch.cat((classes, labels), -1))
-            shares = found.new_full((found.shape[-1],), 1 / classes.shape[-1])
-            shares[-1] = -1
-            excess = (found * shares).sum(-1, keepdim=True)
-        else:
-            excess = scores.gather(-1, classes).mean(-1, keepdim=True) - scores
-        return torch.relu(scale * (margins + excess))
+            return mean_hinge(scores, classes, labels, added, scale)
+        return torch.relu(scale * (added + scores.gather(-1, classes).mean(-1, keepdim=True) - scores))
 
     return reduce_labels(
         label_loss,
@@ -126,15 +139,6 @@ def _check_generator(generator: Any) -> torch.Generator | None:
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"Parameter `generator` should be a torch.Generator. Found {type(generator).__name__}.")
     return generator
-
-
-def _fixed_noise(num_samples: int, num_classes: int, device: torch.device) -> Tensor:
-    """Standard normal noise [B, C] that is always the same: hashed positions, as a generator cannot be compiled."""
-    bits = torch.arange(1, num_samples * num_classes + 1, device=device)
-    for _ in range(2):
-        bits = ((bits ^ (bits >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
-    bits = (bits ^ (bits >> 16)) >> 8
-    return torch.special.ndtri((bits.float() + 0.5) * 2.0**-24).reshape(num_samples, num_classes)
 
 
 class NoisedBase(TopKLoss):
@@ -177,12 +181,13 @@ class NoisedBase(TopKLoss):
         self._noise_key, self._noise_calls = key or None, 0
 
     def _noise(self, logits: Tensor) -> dict[str, Any]:
-        """Source of the noise of one call, as arguments of the operator."""
+        """Noise of one call or its source, as an argument of the loss."""
         if self.epsilon == 0.0:
             return {}
         if not self.training:
+            check_logits(logits)
             # One draw for all rows: the loss of a sample does not depend on the batch, rank or device it is seen in.
-            return {"noise": _fixed_noise(self.num_samples, logits.shape[-1], logits.device)}
+            return {"noise": fixed_noise(self.num_samples, logits)}
         if self._noise_key is None:
             return {"generator": self.generator}
         address = repr((*self._noise_key, self._noise_calls)).encode()
@@ -191,18 +196,17 @@ class NoisedBase(TopKLoss):
         return {"generator": torch.Generator(logits.device).manual_seed(seed)}
 
     def _loss(self, logits: Tensor, targets: Tensor, margin: float | Tensor) -> Tensor:
-        check_logits(logits)
-        return noised_topk_loss(
+        return _noised_hinge(
             logits,
             targets,
-            k=self.k,
-            epsilon=self.epsilon,
-            num_samples=self.num_samples,
-            margin=margin,
-            scale=self.scale,
-            weight=self.weight,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
+            self.k,
+            self.epsilon,
+            self.num_samples,
+            margin,
+            self.scale,
+            self.weight,
+            self.ignore_index,
+            self.reduction,
             **self._noise(logits),
         )
 

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_topk._checks import check_choice, check_float, check_int, check_logits, check_per_class
 from lightning_topk._reduce import reduce_labels
 from lightning_topk.losses._base import TopKLoss, checked_scalar, non_negative
+from lightning_topk.ops._best_others import best_others
 from lightning_topk.ops._fused import fusable
 from lightning_topk.ops._largest import largest
 from lightning_topk.ops._places import places
@@ -113,6 +115,9 @@ def topk_hinge_loss(
 
     def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
         least = margin.to(scores)[labels] if isinstance(margin, Tensor) else margin
+        by_hand = fusable(scores, labels, least) and labels.shape[-1] == 1
+        if by_hand and scores.device.type == "cpu" and num_classes > 1:
+            return _by_hand(scores, labels, least, pool)
         order = largest(scores, min(pool.last + (not pool.with_label), num_classes))
         place = places(order, labels, num_classes)
         if labels.shape[-1] > 1:
@@ -123,7 +128,6 @@ def topk_hinge_loss(
             ranks = torch.arange(pool.first - 1, min(pool.last, ranked), device=order.device)
             heads = order.gather(-1, ranks + (place <= ranks))
         index = torch.cat([heads, labels], -1)
-        by_hand = fusable(scores, labels, least)
         # In one gather, whose gradient is one tensor of the size of the scores; in float64, where the differences of
         # large scores add up without a visible error.
         picked = (scores.detach() if by_hand else scores).gather(-1, index).double()
@@ -141,6 +145,31 @@ def topk_hinge_loss(
         return sparse_gradient(value, scores, index, torch.cat([slopes, -slopes.sum(-1, keepdim=True)], -1))
 
     return reduce_labels(label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction)
+
+
+def _by_hand(scores: Tensor, labels: Tensor, margin: Tensor | float, pool: _Pool) -> Tensor:
+    """The losses of one label a row [N, 1], in NumPy."""
+    index, picked = best_others(scores.detach(), labels, min(pool.last, scores.shape[-1] - 1))
+    if pool.with_label:
+        # The (K+1)-th of all is the K-th other class, the label or the next one, as 0, 1 or 2 of these are ahead of it.
+        k, own = pool.last - 1, picked[:, -1:]
+        ahead = (picked[:, k - 1 : -1] > own).sum(1, keepdims=True)
+        columns = np.concatenate([np.choose(ahead, (k - 1, -1, k)), np.full_like(ahead, -1)], 1) % picked.shape[1]
+        index, picked = np.take_along_axis(index, columns, 1), np.take_along_axis(picked, columns, 1)
+    else:
+        index, picked = index[:, pool.first - 1 :], picked[:, pool.first - 1 :]
+    least = margin.numpy() if isinstance(margin, Tensor) else margin
+    size = pool.last - pool.first + 1
+    slopes = np.empty_like(picked)
+    with np.errstate(invalid="ignore"):  # a row with an infinite score becomes NaN without a warning
+        violations = picked[:, :-1] - picked[:, -1:] + least
+        taken = violations > 0
+        taken[:, : pool.least - pool.first + 1] = True
+        total = np.where(taken, violations, 0.0).sum(1, keepdims=True)
+        np.multiply(taken, (total > 0) / size, out=slopes[:, :-1])
+        slopes[:, -1] = -slopes[:, :-1].sum(1)
+        value = np.maximum(total, 0.0) / size
+    return sparse_gradient(torch.from_numpy(value), scores, torch.from_numpy(index), torch.from_numpy(slopes))
 
 
 def _of_all_labels(

@@ -1,5 +1,7 @@
 """Choice of the best classes of each row in two stages, on the CPU."""
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ _TWO_STAGES = 2048
 _BLOCK = 1 << 18
 
 
-def best_classes(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def best_classes(scores: Tensor, count: int) -> tuple[Tensor, Tensor, bool]:
     """Return the ``count`` largest scores of each row, in no order, and their classes.
 
     A row is dealt out to groups like cards, class j to group j modulo the number of groups. At least ``count`` scores
@@ -24,18 +26,22 @@ def best_classes(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
         count: Number M in [1, C].
 
     Returns:
-        Scores [N, M] in the dtype of ``scores``, float32 at least, and classes [N, M].
+        Scores [N, M] in the dtype of ``scores``, float32 at least, classes [N, M], and whether the sum of all scores is
+        finite, and they are; looked at while a few rows are in the cache.
     """
     rows = max(1, _BLOCK // scores.shape[1])
-    parts = [_best(block, count) for block in scores.detach().split(rows)]
+    parts, total = [], 0.0
+    for block in scores.detach().split(rows):
+        block = block.float() if block.dtype.itemsize < 4 else block
+        parts.append(_best(block.numpy(), count))
+        total += float(block.sum())
     index = torch.from_numpy(np.concatenate(parts)) if parts else torch.empty(0, count, dtype=torch.long)
     values = scores.detach().gather(1, index)
-    return values.float() if values.dtype.itemsize < 4 else values, index
+    return values.float() if values.dtype.itemsize < 4 else values, index, math.isfinite(total)
 
 
-def _best(block: Tensor, count: int) -> np.ndarray:
+def _best(scores: np.ndarray, count: int) -> np.ndarray:
     """Classes of the best scores of a block of rows, shape [n, M]."""
-    scores = (block.float() if block.dtype.itemsize < 4 else block).numpy()
     num_classes = scores.shape[1]
     groups = int((count * num_classes) ** 0.5)
     members = num_classes // groups

@@ -1,7 +1,7 @@
 """Log-odds that a label is not in a random set of k classes, with the gradient by hand; on the CPU.
 
-The formulas are those of :mod:`lightning_topk.ops._head_and_tail`. A dozen numbers a row make many small operations, so
-that these are done in NumPy; the scores are read twice, in blocks, and nothing of their size is kept for the gradient.
+The scores are read in blocks of rows that stay in the cache: for the largest of them, for the power sums of all others,
+and for the gradient, which is a polynomial of their exponentials. Powers whose part is below the rounding are left out.
 """
 
 import math
@@ -14,154 +14,165 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from lightning_topk.ops._fused import block_like, gradient_of, row_blocks
+from lightning_topk.ops._best_others import best_others
+from lightning_topk.ops._fused import block_like, gradient_like, gradient_of, row_blocks
+from lightning_topk.ops._odds_of_few import odds_and_slopes
+
+# Rows of a block from which on it costs more to ask whether a power matters than to compute it.
+_FEW_ROWS = 32
+# Largest multiple of the rate up to which a product and a sum in one operation have no visible error, fused or not.
+_NEAR = 4.0
 
 Plain = Callable[..., Tensor]  # (scores [N, C], picked=..., k=..., temperature=...) -> log-odds [N, 1]
 
 
 class ExclusionOdds(Function):
-    """Log-odds [N, 1] in float64 of the labels [N, 1], from scores [N, C] and the indices [N, P + 1] of the largest."""
+    """Log-odds [N, 1] of the labels [N, 1] from scores [N, C], in float64; and whether all scores are finite."""
 
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, top: Tensor, labels: Tensor, k: int, temperature: float, plain: Plain) -> Any:
-        index = torch.from_numpy(others_and_label(top.numpy(), labels.numpy()))
-        picked = scores.gather(-1, index)
-        sums = None
-        if index.shape[-1] < scores.shape[-1]:
-            sums = _power_sums(scores, index, picked[:, -2:-1], 1.0 / temperature, k).double().numpy()
+    def forward(ctx: Any, scores: Tensor, labels: Tensor, k: int, temperature: float, plain: Plain) -> Any:
+        num_classes = scores.shape[1]
+        rate = 1.0 / temperature
+        indices, picked = best_others(scores, labels, min(2 * k, num_classes - 1))
+        index = torch.from_numpy(indices)
+        ctx.rate, ctx.k, ctx.temperature, ctx.plain = rate, k, temperature, plain
+        ctx.powers = sums = None
+        finite = bool(np.isfinite(picked).all())
+        base, level = picked[:, -2], None
+        if index.shape[1] < num_classes:
+            exact = np.float32 if scores.dtype == torch.float32 else np.float64
+            ctx.near = rate == 1.0 or float(np.abs(base).max(initial=0.0)) * rate <= _NEAR
+            heights = (base * -rate if ctx.near else base).astype(exact)
+            if ctx.near:
+                base = heights.astype(np.float64) / -float(exact(rate))
+            level = torch.from_numpy(heights[:, None])
+            # The gradient is made of these powers, in the same memory.
+            ctx.powers = gradient_like(scores) if ctx.needs_input_grad[0] else None
+            sums, finite_tail = _power_sums(scores, index, level, rate, ctx.near, k, ctx.powers)
+            finite = finite and finite_tail
         with np.errstate(all="ignore"):  # a row with a NaN becomes NaN without a warning
-            odds, slopes, factors = _odds_and_slopes(picked.double().numpy(), sums, k, temperature)
-        ctx.rate, ctx.k, ctx.temperature, ctx.plain = 1.0 / temperature, k, temperature, plain
-        kept = None if sums is None else torch.from_numpy(factors)
-        ctx.save_for_backward(scores, index, picked[:, -2:-1], torch.from_numpy(slopes), kept)
-        return torch.from_numpy(odds)
+            odds, slopes, factors = odds_and_slopes(picked, sums, base, k, temperature)
+            ctx.degrees = None if sums is None else _degrees(factors, sums, rate, scores.dtype)
+        ctx.save_for_backward(scores, index, level, torch.from_numpy(slopes), torch.from_numpy(factors))
+        return torch.from_numpy(odds), finite
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        scores, index, threshold, slopes, factors = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor, _: None) -> Any:
+        scores, index, level, slopes, factors = ctx.saved_tensors
         if torch.is_grad_enabled():
             odds = partial(ctx.plain, picked=index, k=ctx.k, temperature=ctx.temperature)
-            return gradient_of(odds, scores, grad), None, None, None, None, None
+            return gradient_of(odds, scores, grad), None, None, None, None
         values = (slopes * grad).to(scores.dtype)
-        if factors is None:
-            return torch.zeros_like(scores).scatter_(-1, index, values), None, None, None, None, None
-        factors = (factors * grad).to(scores.dtype)
-        gradient = torch.empty_like(scores)
+        if ctx.degrees is None:
+            return torch.zeros_like(scores).scatter_(-1, index, values), None, None, None, None
+        columns = (factors * grad).to(scores.dtype).split(1, 1)
+        powers, ctx.powers = ctx.powers, None
+        gradient = gradient_like(scores) if powers is None else powers
         blocks = row_blocks(scores)
         memory = block_like(scores, blocks)
-        order = factors.shape[-1]
-        for rows in blocks:
-            part, weights, total = scores[rows], factors[rows], gradient[rows]
-            y = _relative(part, threshold[rows], ctx.rate, out=memory[: part.shape[0]])
-            for m in range(order - 1, 0, -1):
-                last = weights[:, m : m + 1] if m == order - 1 else total
-                torch.addcmul(weights[:, m - 1 : m], last, y, out=total)
-            if order == 1:
-                torch.mul(y, weights, out=total)
-            else:
-                total.mul_(y)
-            total.scatter_(-1, index[rows], values[rows])
-        return gradient, None, None, None, None, None
+        parts = _in_blocks(blocks, scores, gradient, level, index, values, *columns)
+        for rows, part, y, height, picked, slope, *weights in zip(blocks, *parts, strict=True):
+            if powers is None:  # the graph is used for the second time
+                _relative(part, height, ctx.rate, ctx.near, out=y)
+            _polynomial(y, weights[: int(ctx.degrees[rows].max())], memory[: len(part)])
+            y.scatter_(-1, picked, slope)
+        return gradient, None, None, None, None
 
 
-def others_and_label(top: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Indices of the best others than the label, then the label: what stands behind the label moves up."""
-    index = top.copy()
-    moved = np.logical_or.accumulate(top == labels, 1)[:, :-1]
-    np.copyto(index[:, :-1], top[:, 1:], where=moved)
-    index[:, -1:] = labels
-    return index
+def _relative(part: Tensor, level: Tensor, rate: float, near: bool, *, out: Tensor) -> float:
+    """Put e^(rate (s - base)) into ``out``; return the lowest exponent. The level is -rate base if near, or the base.
+
+    What is below 1e-30 (float32) becomes 0, as tiny numbers slow the processor down.
+    """
+    if near:
+        torch.add(level, part, alpha=rate, out=out)
+    else:
+        torch.sub(part, level, out=out).mul_(rate)
+    lowest = float(out.numpy().min())
+    least = 0.8 * math.log(torch.finfo(part.dtype).tiny)
+    if not lowest >= least:
+        torch.nn.functional.threshold(out, least, -math.inf, inplace=True)
+    out.exp_()
+    return lowest
 
 
-def _relative(part: Tensor, threshold: Tensor, rate: float, *, out: Tensor) -> Tensor:
-    """Put e^(rate (s - threshold)) into ``out``; 0 below 1e-30 (float32), as tiny numbers slow the processor down."""
-    lowest = 0.8 * math.log(torch.finfo(part.dtype).tiny)
-    torch.sub(part, threshold, out=out)
-    if rate != 1.0:
-        out.mul_(rate)
-    return torch.nn.functional.threshold(out, lowest, -math.inf, inplace=True).exp_()
+def _power_sums(
+    scores: Tensor, index: Tensor, level: Tensor, rate: float, near: bool, order: int, powers: Tensor | None
+) -> tuple[np.ndarray, bool]:
+    """Sums of the 1st to K-th powers of y = e^(rate (s - base)) over all classes but the picked ones; [K, N].
 
-
-def _power_sums(scores: Tensor, index: Tensor, threshold: Tensor, rate: float, order: int) -> Tensor:
-    """Sums of the 1st to K-th powers of e^(rate (s - threshold)) over all classes but the picked ones; [N, K]."""
-    tiny = torch.finfo(scores.dtype).tiny
-    sums = scores.new_empty(scores.shape[0], order)
+    Also whether all exponents are finite. The y are put into ``powers`` [N, C], if there is such memory.
+    """
+    tiny, epsilon = torch.finfo(scores.dtype).tiny, torch.finfo(scores.dtype).eps
+    sums, known, finite = np.zeros((order, len(scores))), np.full(len(scores), order), True
     blocks = row_blocks(scores)
-    memory, powers = block_like(scores, blocks), block_like(scores, blocks)
-    for rows in blocks:
-        part = scores[rows]
-        y = _relative(part, threshold[rows], rate, out=memory[: part.shape[0]]).scatter_(-1, index[rows], 0.0)
-        torch.sum(y, -1, out=sums[rows, 0])
-        power, end = powers[: part.shape[0]], 1
+    products, clamped = block_like(scores, blocks), None
+    memory = torch.empty_like(products) if powers is None else powers
+    outputs = [memory] * len(blocks) if powers is None else _in_blocks(blocks, powers)[0]
+    for rows, out, part, height, picked in zip(blocks, outputs, *_in_blocks(blocks, scores, level, index), strict=True):
+        y, power = out[: len(part)], products[: len(part)]
+        low = _relative(part, height, rate, near, out=y)
+        finite = finite and math.isfinite(low)
+        y.scatter_(-1, picked, 0.0)
+        sums[0, rows] = y.sum(-1).numpy()
+        end = 1
         for m in range(2, order + 1):
+            if m > 2 and len(part) <= _FEW_ROWS and _negligible(sums[:, rows], m, epsilon):
+                known[rows] = m - 1
+                break
             if m > end:
                 # No power up to the end is so small that it slows the processor down. What is added by that is below
                 # 1e-14 of the largest score for each class, as the end is at most 2.5 times the first power.
                 end = min(order, int(2.5 * m))
                 least = (100 * tiny) ** (1 / end)
-                y.clamp_(min=least)
-                if m > 2:
-                    power.clamp_(min=least ** (m - 1))
+                if not low >= math.log(least):
+                    clamped = torch.empty_like(products) if clamped is None else clamped
+                    y = torch.clamp(y, min=least, out=clamped[: len(part)])
+                    if m > 2:
+                        power.clamp_(min=least ** (m - 1))
             torch.mul(y if m == 2 else power, y, out=power)
-            torch.sum(power, -1, out=sums[rows, m - 1])
-    return sums
+            sums[m - 1, rows] = power.sum(-1).numpy()
+    for m in range(3, order + 1):  # the sums fall by a factor that rises
+        if (missing := known < m).any():
+            factor = np.minimum(sums[m - 2] / np.maximum(sums[m - 3], tiny), 1.0)
+            sums[m - 1] = np.where(missing, sums[m - 2] * factor, sums[m - 1])
+    return sums, finite
 
 
-def _odds_and_slopes(
-    picked: np.ndarray, sums: np.ndarray | None, k: int, temperature: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Log-odds [N, 1], their derivatives in the picked scores [N, P + 1], and the factors of the y^m in the others'."""
-    rate = 1.0 / temperature
-    picked = np.ascontiguousarray(picked.T)  # rows last: sums over the few run over whole vectors
-    heights = (picked - picked[k - 1]) * rate
-    own, head = heights[-1], heights[:-1]
-    steps = head[:k]
-    if sums is not None:
-        degrees = np.arange(1, k + 1)[:, None]
-        sums = np.ascontiguousarray(sums.T)
-        sigma = np.maximum(sums[0] / k, 1.0)
-        level = head[-1] + np.log(sigma)
-        steps = np.maximum(steps, level)
-        units = np.where(degrees % 2, 1.0, -1.0) / sigma**degrees
-        scaled = sums * units
-        terms = np.ones((k + 1, len(own)))
-        for i in range(1, k + 1):
-            terms[i] = (scaled[:i] * terms[i - 1 :: -1]).sum(0) / i
-    row = np.ones((len(head) + 1, len(own)))
-    parts, products, ratios = [], [], [row[-1]]
-    for j in range(k):
-        parts.append(np.exp(head[j:] - steps[j]))
-        products.append(parts[j] * row[:-1])
-        row = products[j].cumsum(0)
-        ratios.append(row[-1])
-    heads = np.stack(ratios)
-    # The derivatives of log e_k - log e_(k-1) in the polynomials of the head and of the tail.
-    by_head, totals = np.zeros_like(heads), []
-    if sums is None:
-        totals = [heads[k - 1], heads[k]]
-        by_head[k - 1], by_head[k] = -1.0 / totals[0], 1.0 / totals[1]
+def _in_blocks(blocks: list[slice], *tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """The rows of the tensors by blocks, in one operation each or none."""
+    if len(blocks) == 1:
+        return [(tensor,) for tensor in tensors]
+    return [tensor.split(blocks[0].stop) if blocks else () for tensor in tensors]
+
+
+def _negligible(sums: np.ndarray, m: int, epsilon: float) -> bool:
+    r"""Tell whether the m-th of the power sums [K, n] may be extrapolated, where those before it are known.
+
+    Relative to the polynomials of all scores, its part is at most :math:`r^m p_m / m` with r = K / (K + 1 + p_1), and
+    :math:`p_{m-1}^2 / p_{m-2} \le p_m \le p_{m-1}`, as no y is above 1.
+    """
+    order = len(sums)
+    ratio = order / (order + 1.0 + sums[0].min())
+    return bool(ratio**m * sums[m - 2].max() <= m * epsilon)
+
+
+def _degrees(factors: np.ndarray, sums: np.ndarray, rate: float, dtype: torch.dtype) -> np.ndarray:
+    """How many of the powers are needed in the gradient of each row, to a rounding error of its L1 norm; [N]."""
+    rest = (np.abs(factors.T) * sums)[::-1].cumsum(0)
+    return np.maximum((rest > 0.25 * torch.finfo(dtype).eps * rate).sum(0), 1)
+
+
+def _polynomial(y: Tensor, factors: list[Tensor], memory: Tensor) -> None:
+    """Put the polynomial of y with factors [n, 1] of the powers 1, 2, ... in the place of y."""
+    *factors, last = factors
+    if not factors:
+        y.mul_(last)
+        return
+    if len(y) == 1:  # a number is multiplied and added in one operation
+        torch.add(factors.pop(), y, alpha=float(last), out=memory)
     else:
-        by_tail, logs = np.zeros_like(heads), np.zeros_like(heads)
-        np.cumsum(steps - level, 0, out=logs[1:])
-        for degree, sign in ((k - 1, -1.0), (k, 1.0)):
-            weights = np.exp(logs[: degree + 1] - logs[degree])
-            tail, front = weights * terms[degree::-1], weights * heads[: degree + 1]
-            totals.append((tail * heads[: degree + 1]).sum(0))
-            by_head[: degree + 1] += tail * (sign / totals[-1])
-            by_tail[: degree + 1] += front[::-1] * (sign / totals[-1])
-    odds = steps[k - 1] - own + np.log(totals[1] / totals[0])
-    slopes = np.zeros_like(picked)
-    slopes[-1] = -rate
-    grad = by_head[k:]
-    for j in range(k - 1, -1, -1):
-        # The reverse of a cumulative sum; at first only its last entry has a gradient.
-        flow = grad[::-1].cumsum(0)[::-1] if j < k - 1 else grad
-        slopes[j:-1] += rate * flow * products[j]
-        grad = np.concatenate([flow * parts[j], by_head[j : j + 1]])
-    factors = np.empty((k, len(own)))
-    if sums is not None:
-        for m in range(1, k + 1):
-            # d e_i / d p_m = (-1)^(m-1) e_(i-m) / m, and y^m has the derivative m y^m.
-            factors[m - 1] = (by_tail[m:] * terms[: k + 1 - m]).sum(0)
-        factors *= rate * units
-    return odds[:, None], np.ascontiguousarray(slopes.T), np.ascontiguousarray(factors.T)
+        torch.mul(y, last, out=memory).add_(factors.pop())
+    while factors:
+        memory.mul_(y).add_(factors.pop())
+    y.mul_(memory)

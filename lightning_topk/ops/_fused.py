@@ -1,5 +1,7 @@
 """What operators share that compute value and gradient by hand, in few passes and with little memory."""
 
+import ctypes
+import mmap
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +13,8 @@ from lightning_topk._checks import readable
 
 # Scores in a block of rows on the CPU: its temporaries stay in the cache.
 _BLOCK = 1 << 17
+# Bytes from which on memory comes from the operating system anew at every call, and bytes of a huge page.
+_LARGE, _HUGE_PAGE = 1 << 25, 1 << 21
 
 
 def fusable(scores: Tensor, *others: Any) -> bool:
@@ -35,6 +39,35 @@ def block_like(scores: Tensor, blocks: list[slice], dtype: torch.dtype | None = 
     """Memory for the largest of the blocks; the others use its first rows."""
     rows = min(blocks[0].stop, scores.shape[0]) if blocks else 0
     return scores.new_empty(rows, scores.shape[1], dtype=dtype)
+
+
+def gradient_like(scores: Tensor) -> Tensor:
+    """Memory for the gradient of ``scores``, not filled."""
+    return on_huge_pages(torch.empty_like(scores))
+
+
+def on_huge_pages(memory: Tensor) -> Tensor:
+    """Ask Linux to back large new memory by huge pages, as NumPy does for its arrays; return it.
+
+    The first touch of each small page costs as much as several passes over what is in it.
+    """
+    if _madvise is not None and memory.nbytes >= _LARGE and memory.device.type == "cpu":
+        start = -(-memory.data_ptr() // _HUGE_PAGE) * _HUGE_PAGE
+        end = (memory.data_ptr() + memory.nbytes) // _HUGE_PAGE * _HUGE_PAGE
+        _madvise(start, end - start, mmap.MADV_HUGEPAGE)  # a refusal changes nothing
+    return memory
+
+
+def _find_madvise() -> Any:
+    """The system call that advises on memory, None where there is none."""
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return None
+    function = ctypes.CDLL(None).madvise
+    function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return function
+
+
+_madvise = _find_madvise()
 
 
 def gradient_of(plain: Callable[[Tensor], Tensor], scores: Tensor, grad: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 r"""The exactly smoothed k-th largest score in a few passes over the scores, on the CPU.
 
-The work is cut in three. The M best classes (:mod:`lightning_topk.ops._candidates`) enter the law of the count one by
-one. All others are replaced by a few points with weights (:mod:`lightning_topk.ops._gaussian_tail`), none is left out.
+The work is cut in three. Few classes all enter the law of the count one by one. Of many, the M best ones do
+(:mod:`lightning_topk.ops._candidates`), and all others are replaced by a few points with weights
+(:mod:`lightning_topk.ops._gaussian_tail`), none is left out.
 The law of the k-th largest of these few tens of points (:mod:`lightning_topk.ops._gaussian_law`) is integrated by the
 midpoint rule, whose error falls exponentially with the number of nodes, between bounds that leave a known probability
 outside.
@@ -18,17 +19,26 @@ the best classes; the gradient is written once, in the backward pass, with the s
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_topk.ops._candidates import best_classes
+from lightning_topk.ops._gaussian_interval import SAMPLE, from_sample, guess, left_out, lowest, nodes
 from lightning_topk.ops._gaussian_law import kth_bounds, kth_law, quantile
 from lightning_topk.ops._gaussian_quadrature import Plan, smoothed_kth
 from lightning_topk.ops._gaussian_reach import within_reach, write_reach
 from lightning_topk.ops._gaussian_tail import Tail, fit_tail, write_shares
+from lightning_topk.ops._zeroed import zeros
 
+# Largest product of the half-widths of the law and of the tail for each degree of the polynomials.
+_WIDTHS = {4: 2.0, 6: 2.5, 8: 6.0, 14: 6.0}
+# The same for so many classes that count: the rounding of their sums in float32 grows with it.
+_MANY, _MANY_WIDTH = 8192, 2.5
 # Entries (rows x classes) of a block that the plain way computes.
 _PLAIN = 1 << 18
+# Standard deviations of the noise below the lowest threshold at which a class has no part.
+_DEEP = 6.5
 # Entries of a block of rows that are computed again, which are copied.
 _AGAIN = 1 << 20
 # Rank up to which powers of the odds are finite in float32.
@@ -45,13 +55,14 @@ class Accuracy(NamedTuple):
     ends: float  # largest probability left outside, times the distance of the bounds
     more: int  # best classes that are treated one by one beside 2 k
     single: bool  # float32 is enough for them
+    all_of: int  # number of classes up to which all are treated one by one
     far: float  # distance of the threshold from the centre of the polynomials from which they are fitted again
 
     @classmethod
     def of(cls, tolerance: float, k: int) -> "Accuracy":
         if tolerance >= 1e-3:
-            return cls(13 + k // 4, 8, 5e-5, 0.03, 2e-3, 12, k <= _SINGLE, 1.0)
-        return cls(28 + k // 4, 14, 5e-7, 0.001, 1e-5, 40, False, 0.8)
+            return cls(13 + k // 4, 8, 5e-5, 0.03, 2e-3, 12, k <= _SINGLE, 160, 1.0)
+        return cls(28 + k // 4, 14, 5e-7, 0.001, 1e-5, 40, False, 160, 0.8)
 
     def doubled(self) -> "Accuracy":
         """Sizes for the rows for which these were not enough. A degree above 14 would only add rounding of float32."""
@@ -62,9 +73,10 @@ class Law(NamedTuple):
     """What the backward pass needs of a block of rows."""
 
     best: Tensor  # [n, M]
-    shares: Tensor  # [M + d + 1, n]: the probability that each of them, and of the points of the tail, is the k-th
+    shares: Tensor  # the probability that each of them, and of the points of the tail or all classes, is the k-th
     tail: Tail | None
     reach: Tensor | None  # classes [n, W] that the tail stands for, unless it is all
+    finite: bool  # whether the sum of all scores is
     doubtful: Tensor  # rows that the plain way computes
     others: "list[tuple[Tensor, Law]]"  # rows that were computed again, with their own law
 
@@ -72,7 +84,7 @@ class Law(NamedTuple):
 def smoothed_block(
     scores: Tensor, k: int, epsilon: float, tolerance: float, known: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, Law]:
-    """Value [n] and law of a block of scores [n, C].
+    """Value [n], float32, and law of a block of scores [n, C].
 
     Args:
         scores: Shape [n, C].
@@ -85,29 +97,48 @@ def smoothed_block(
     if known is not None:
         accuracy = accuracy.doubled()
     num_classes = scores.shape[1]
-    values, best = best_classes(scores, _head_size(k, num_classes, accuracy))
-    values, order = values.sort(1, descending=True)
-    best = best.gather(1, order)
-    kth = values[:, k - 1 : k]
-    # 40 standard deviations away a class is above or below every threshold.
-    head = ((values - kth) / epsilon).clamp(-40.0, 40.0).double().T
-    tail, reach, points, weights = None, None, head, head.new_empty(0, len(scores))
-    if len(head) < num_classes:
-        centre, low = _guess(head, k, num_classes) if known is None else known
-        # What is further below has no part in the k-th largest.
-        low = torch.minimum(low - quantile(0.3 * tolerance / num_classes), head[-1] - 0.5)
-        chosen = within_reach(scores, kth.squeeze(1) + epsilon * low, best[:, 0])
-        tail = fit_tail(chosen.scores, len(head), kth, epsilon, low, head[-1], centre, accuracy.degree)
-        reach, points, weights = chosen.classes, torch.cat([head, tail.points]), tail.weights
+    tail, reach, below, weights = None, None, None, torch.empty(0, len(scores), dtype=torch.float64)
+    if num_classes <= accuracy.all_of:
+        kth, best, points, finite = _every_class(scores, k, epsilon)
+    else:
+        values, best, finite = best_classes(scores, 2 * k + accuracy.more if k > 1 else 20 + accuracy.more)
+        values, order = values.sort(1, descending=True)
+        best = best.gather(1, order)
+        kth = values[:, k - 1 : k]
+        head = _standardised(values, kth, epsilon)
+        centre, start = guess(head, k, num_classes) if known is None else known
+        low = torch.minimum(lowest(head, start, k, num_classes, tolerance), head[-1] - 0.5)
+        chosen = within_reach(scores, kth.squeeze(1) + epsilon * low, epsilon, best[:, 0])
+        degree = accuracy.degree
+        if chosen.classes is None:
+            if known is None and num_classes > SAMPLE:
+                bounds = from_sample(
+                    scores, head, values[:, -1:], kth, epsilon, k, low, centre, degree, accuracy.outside
+                )
+                # Classes that count at the lower bound alone have no weight in the value, which is checked below.
+                centre, start = (bounds[0] + bounds[1]) / 2, bounds[0] + 0.5
+                degree = _degree(accuracy, bounds, low, head[-1])
+            # What is further below has no part in the k-th largest.
+            low = torch.minimum(start - quantile(0.3 * tolerance / num_classes), head[-1] - 0.5)
+        tail = fit_tail(chosen.scores, len(head), kth, epsilon, low, head[-1], centre, degree)
+        reach, below, points, weights = chosen.classes, chosen.just_below, torch.cat([head, tail.points]), tail.weights
     bounds = kth_bounds(points, weights, k, num_classes, accuracy.outside)
     if known is not None:
         bounds = bounds[0] - 0.3, bounds[1] + 0.3
-    value, shares, sure, law = _integrate(points, weights, *bounds, k, accuracy.nodes, accuracy)
+    deepest = bounds[0] - _DEEP
+    # Held there, as numbers next to nothing would be slow.
+    held = torch.maximum(points, deepest) if tail is None else points
+    value, shares, sure, law = _integrate(held, weights, *bounds, k, accuracy.nodes, accuracy)
+    if tail is None:
+        shares = torch.where(points < deepest, 0.0, shares)
     result = (kth.squeeze(1) + epsilon * value).to(kth.dtype)
     again = ~sure
     if tail is not None and known is None:
         again |= (bounds[0] + bounds[1] - 2 * centre).abs() > 2 * accuracy.far
-        again |= _left_out(law, low, *bounds, num_classes) > 0.3 * tolerance
+        again |= left_out(law, low, below, *bounds, num_classes) > 0.3 * tolerance
+    if tail is not None and (reach is None or tolerance < 1e-3):
+        widest = _MANY_WIDTH if reach is None and num_classes > _MANY else _WIDTHS[degree]
+        again |= _width(bounds, low, head[-1]) > widest
     rows = again.nonzero().squeeze(1)
     if known is None and len(rows):
         others = []
@@ -115,11 +146,11 @@ def smoothed_block(
             better = (bounds[0] + bounds[1])[few] / 2, bounds[0][few]
             result[few], of_these = smoothed_block(scores[few], k, epsilon, tolerance, better)
             others.append((few, of_these))
-        return result.to(scores.dtype), Law(best, shares, tail, reach, rows[:0], others)
+        return result, Law(best, shares, tail, reach, finite, rows[:0], others)
     plan = Plan.make(k, num_classes, tolerance)
     for few in _few(rows, num_classes):
         result[few] = smoothed_kth(scores[few].to(result.dtype), k, epsilon, plan)[0]
-    return result.to(scores.dtype), Law(best, shares, tail, reach, rows, [])
+    return result, Law(best, shares, tail, reach, finite, rows, [])
 
 
 def write_gradient(
@@ -132,9 +163,13 @@ def write_gradient(
         write_reach(scores, law.reach, law.tail, shares[count:], out)
     elif law.tail is not None:
         write_shares(scores, law.tail, shares[count:], out)
+        if not law.finite:  # what is far below the interval was counted at its end
+            out.masked_fill_(scores == -math.inf, 0)
+    elif count < len(shares):
+        out.copy_(shares[count:].T)
     out.scatter_(1, law.best, shares[:count].T.to(out.dtype))
     for rows, other in law.others:
-        part = torch.empty_like(scores[: len(rows)])
+        part = zeros(scores[: len(rows)].shape, scores)
         write_gradient(scores[rows], other, slope[rows], k, epsilon, tolerance, part)
         out[rows] = part
     plan = Plan.make(k, scores.shape[1], tolerance)
@@ -143,40 +178,63 @@ def write_gradient(
         out[rows] = (full * slope[rows].unsqueeze(1)).to(out.dtype)
 
 
-def _head_size(k: int, num_classes: int, accuracy: Accuracy) -> int:
-    """Number of classes that are treated one by one; the chance of any other to be above t is well below 1 / 2."""
-    size = 2 * k + accuracy.more if k > 1 else 20 + accuracy.more
-    return num_classes if num_classes <= size + accuracy.degree + 8 else size
+def shares_at(law: Law, labels: Tensor) -> Tensor:
+    """Gradient in float64 at labels [n, 1] that are among the best or computed one by one, NaN at all others."""
+    count = law.best.shape[1]
+    found = law.best == labels
+    share = torch.where(found, law.shares[:count].T, 0.0).sum(1, keepdim=True)
+    if law.tail is not None:
+        share[~found.any(1)] = math.nan
+    elif count < len(law.shares):
+        share += law.shares[count:].T.gather(1, labels)
+    for rows, other in law.others:
+        share[rows] = shares_at(other, labels[rows])
+    share[law.doubtful] = math.nan
+    return share
 
 
-def _guess(head: Tensor, k: int, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Guess where the k-th largest noised score is, and a lower bound on it, by how fast the scores fall."""
-    reach = max(0.5, quantile(k / num_classes))
-    rate = math.log(len(head) / k) / (-head[-1]).clamp(min=1e-3)
-    depth = reach * reach / rate
-    centre = (depth * depth + reach * reach).sqrt() - depth
-    return centre, centre - 2.5 / (1 + 0.7 * k * rate.clamp(max=reach).square()).sqrt()
+def _standardised(scores: Tensor, kth: Tensor, epsilon: float) -> Tensor:
+    """Scores [n, P] in standard deviations of the noise from the k-th [n, 1], float64, shape [P, n].
 
-
-def _left_out(law: Tensor, low: Tensor, start: Tensor, end: Tensor, num_classes: int) -> Tensor:
-    """Bound [n] on what the value lacks if all classes were just below the interval of the tail.
-
-    One more class of chance q(t) to be above t raises the value by the integral of q(t) times the probability that
-    k - 1 others are above t, which is at most the distribution function of the k-th largest.
+    40 of these away a class is above or below every threshold.
     """
-    nodes = _nodes(start, end, len(law))
-    chance = torch.special.ndtr(low - nodes)
-    return num_classes * (chance * law.clamp(0, 1)).sum(0) * (end - start) / len(law)
+    return ((scores - kth) / epsilon).clamp_(-40.0, 40.0).double().T.contiguous()
+
+
+def _every_class(scores: Tensor, k: int, epsilon: float) -> tuple[Tensor, Tensor, Tensor, bool]:
+    """The k-th largest scores [n, 1], the k - 1 best classes, and points: these, then all classes without them.
+
+    Last whether the sum of all scores is finite.
+    """
+    full = scores.float()
+    values, best = torch.topk(full, k)
+    kth, best = values[:, k - 1 :], best[:, : k - 1]
+    points = _standardised(full, kth, epsilon)
+    points = torch.cat([points.gather(0, best.T), points.scatter(0, best.T, -40.0)])
+    return kth, best, points, math.isfinite(float(full.sum()))
+
+
+def _degree(accuracy: Accuracy, bounds: tuple[Tensor, Tensor], low: Tensor, high: Tensor) -> int:
+    """Lower degree where the law and the tail of all rows are narrow enough."""
+    widest = float(_width(bounds, low, high).max())
+    lower = [degree for degree in ((4, 6) if accuracy.single else ()) if widest <= _WIDTHS[degree]]
+    return lower[0] if lower else accuracy.degree
+
+
+def _width(bounds: tuple[Tensor, Tensor], low: Tensor, high: Tensor) -> Tensor:
+    """Product [n] of the half-widths of the law and of the tail, on which the error of the polynomials depends."""
+    return (bounds[1] - bounds[0]) * (high - low) / 4
 
 
 def _integrate(
     points: Tensor, weights: Tensor, low: Tensor, high: Tensor, k: int, count: int, accuracy: Accuracy
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Value [n], shares of the points [P, n], whether each row passes the checks, and the distribution function."""
-    nodes = _nodes(low, high, count)
+    places = nodes(low, high, count)
     head, tail = points[: len(points) - len(weights)], points[len(points) - len(weights) :]
-    density, shares, law = kth_law(head, tail, weights, nodes, k, accuracy.single)
-    moments = density * nodes
+    with np.errstate(all="ignore"):  # rows of NaN, which are found below
+        density, shares, law = kth_law(head, tail, weights, places, k, accuracy.single)
+    moments = density * places
     # Division by the mass makes the shares sum to 1, and so the value follow a shift of the scores.
     mass = density.sum(0)
     value = moments.sum(0) / mass
@@ -184,11 +242,6 @@ def _integrate(
     outside = torch.maximum(law[0].abs(), (1 - law[-1]).abs())
     sure = ((value - coarse).abs() <= accuracy.doubt) & (outside * (high - low) <= accuracy.ends)
     return value, shares / mass, sure, law
-
-
-def _nodes(low: Tensor, high: Tensor, count: int) -> Tensor:
-    """Nodes [Q, n] of the midpoint rule."""
-    return low + (high - low) / count * (torch.arange(count, dtype=low.dtype).unsqueeze(1) + 0.5)
 
 
 def _few(rows: Tensor, num_classes: int) -> tuple[Tensor, ...]:

@@ -19,14 +19,21 @@ about :math:`f^{1 - m}`. Arrays are laid out [nodes, points, rows].
 """
 
 import math
+import threading
 from collections.abc import Callable
 from functools import cache, partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Array = NDArray[np.float64]
 
 # Points at which the bounds are looked for.
 _GRID = 20
+# Entries of memory that is kept.
+_KEPT = 1 << 21
 
 
 def kth_bounds(points: Tensor, weights: Tensor, k: int, num_classes: int, outside: float) -> tuple[Tensor, Tensor]:
@@ -50,7 +57,10 @@ def kth_bounds(points: Tensor, weights: Tensor, k: int, num_classes: int, outsid
         Lower and upper bounds, shapes [N].
     """
     grid = torch.linspace(-quantile(outside / k), quantile(outside / num_classes), _GRID)
-    chances = torch.erfc((grid * math.sqrt(0.5)).view(-1, 1, 1) - (points * math.sqrt(0.5)).float())
+    chances = scratch((_GRID, *points.shape), torch.float32)
+    torch.sub((grid * math.sqrt(0.5)).view(-1, 1, 1), (points * math.sqrt(0.5)).float(), out=chances)
+    # Further away chances would be denormal numbers in float32, which are slow.
+    torch.erfc(chances.clamp_(max=8.0), out=chances)
     if len(weights):
         chances[:, len(points) - len(weights) :].mul_(weights)
     means = chances.new_empty(k, _GRID, points.shape[1])
@@ -82,85 +92,132 @@ def kth_law(
         [Q, N].
     """
     above = k - 1
-    dtype = torch.float32 if single else torch.float64
-    twice, density = _twice_chance(head.to(dtype), nodes.to(dtype), above if single else None)
-    twice_miss = 2 - twice
-    odds = twice[:, above:] / twice_miss[:, above:]
-    zero = (0.5 * twice_miss[:, above:]).prod(1).double()
-    sums, power = [odds.sum(1).double()], odds
-    for order in range(2, k):
-        power = power * odds if order == 2 else power.mul_(odds)
+    points, at = head[above:], nodes
+    if single:
+        points, at = points.float(), at.float()
+    odds, density, miss, *spare = scratch((5, len(nodes), *points.shape), points.dtype)
+    _fill_chance(points, at, odds, density, single)
+    torch.sub(1, odds, out=miss)
+    odds.div_(miss)
+    density.div_(miss)
+    zero = miss.prod(1).double()
+    power, sums = odds, []
+    for order in range(1, k):
+        power = torch.mul(power, odds, out=spare[0]) if order > 1 else odds
         sums.append(power.sum(1).double())
     if len(tail):
-        tail_twice, tail_density = _twice_chance(tail, nodes)
-        tail_miss = 2 - tail_twice
-        tail_odds = tail_twice / tail_miss
-        zero *= ((0.5 * tail_miss).log_() * weights).sum(1).exp_()
+        tail_chance, tail_density = (torch.empty(len(nodes), *tail.shape, dtype=tail.dtype) for _ in range(2))
+        _fill_chance(tail, nodes, tail_chance, tail_density)
+        tail_miss = 1 - tail_chance
+        tail_odds = tail_chance.div_(tail_miss)
+        zero *= (tail_miss.log() * weights).sum(1).exp_()
         power = tail_odds * weights
         for order in range(1, k):
             sums[order - 1] += power.sum(1)
             power.mul_(tail_odds)
-    law = _coefficients(zero, sums, k)
-    chance, miss = 0.5 * twice[:, :above].double(), 0.5 * twice_miss[:, :above].double()
+    best_chance, best_density = (torch.empty(len(nodes), *head[:above].shape, dtype=head.dtype) for _ in range(2))
+    _fill_chance(head[:above], nodes, best_chance, best_density)
+    law = _coefficients(zero.numpy(), [total.numpy() for total in sums])
+    best, whole = _with_best(law, best_chance.numpy())
+    if single:
+        # What is next to nothing, also times any odds to the power of k - 1, would be denormal numbers, which are slow.
+        whole[whole < 1e-31] = 0
+    best_parts = torch.from_numpy(best).mul_(best_density)
+    parts = _without(torch.from_numpy(whole).to(odds.dtype), odds, spare).mul_(density)
+    total = best_parts.sum(1).add_(parts.sum(1))
+    shares = [best_parts.sum(0), parts.sum(0).double()]
+    if len(tail):
+        spare = [power, torch.empty_like(power)]
+        tail_parts = _without(torch.from_numpy(whole), tail_odds, spare).div_(tail_miss).mul_(tail_density)
+        total += (tail_parts * weights).sum(1)
+        shares.append(tail_parts.sum(0))
+    return total, torch.cat(shares), torch.from_numpy(whole.sum(0))
+
+
+def _fill_chance(points: Tensor, nodes: Tensor, chance: Tensor, density: Tensor, held: bool = False) -> None:
+    """Write the chance of each point to be above each node, and exp(-(x - t)^2 / 2); shapes [Q, P, N].
+
+    With ``held`` the chance is that of a point within 4 standard deviations above and 5.2 below a node: in float32 the
+    chance to be below, and powers of the odds, would be infinite or denormal numbers, which are slow.
+    """
+    distance = torch.sub((nodes * math.sqrt(0.5)).unsqueeze(1), points * math.sqrt(0.5), out=chance)
+    torch.mul(distance, distance, out=density).neg_().exp_()
+    if held:
+        distance.clamp_(-4 * math.sqrt(0.5), 5.2 * math.sqrt(0.5))
+    torch.erfc(distance, out=chance).mul_(0.5)
+
+
+def _coefficients(zero: Array, sums: list[Array]) -> Array:
+    """Coefficients [k, Q, N] of a product from the first of them and the power sums, by Newton's identities."""
+    coefficients = np.empty((len(sums) + 1, *zero.shape))
+    coefficients[0] = zero
+    for order in range(1, len(coefficients)):
+        total = sums[0] * coefficients[order - 1]
+        for back in range(1, order):
+            product = sums[back] * coefficients[order - 1 - back]
+            total = total - product if back % 2 else total + product
+        np.multiply(total, 1 / order, out=coefficients[order])
+    return coefficients
+
+
+def _with_best(law: Array, chance: Array) -> tuple[Array, Array]:
+    """Multiply a law [k, Q, N] with the best classes of chances [Q, k - 1, N].
+
+    Returns:
+        The probability that k - 1 are above without each of the best, shape [Q, k - 1, N], and the product [k, Q, N].
+    """
+    k, above = len(law), chance.shape[1]
+    miss = 1 - chance
     # Suffix products of the best classes with all others, and prefix products without: one class is left out between.
     before = [law]
     for i in reversed(range(above)):
         more = before[-1] * miss[:, i]
-        more[1:].addcmul_(before[-1][:-1], chance[:, i])
+        more[1:] += before[-1][:-1] * chance[:, i]
         before.append(more)
     whole = before.pop()
-    parts = torch.empty_like(twice)
-    after = torch.ones_like(whole[:1])
+    parts = np.empty_like(chance)
+    after = np.ones_like(whole[:1])
     for i in range(above):
-        parts[:, i] = (after * before.pop()[k - 1 - i :].flip(0)).sum(0)
-        longer = whole.new_zeros(i + 2, *whole.shape[1:])
-        torch.mul(after, miss[:, i], out=longer[:-1])
-        longer[1:].addcmul_(after, chance[:, i])
+        np.add.reduce(after * before.pop()[k - 1 - i :][::-1], 0, out=parts[:, i])
+        longer = np.empty((i + 2, *whole.shape[1:]))
+        np.multiply(after, miss[:, i], out=longer[:-1])
+        longer[-1] = 0
+        longer[1:] += after * chance[:, i]
         after = longer
-    torch.div(_without(whole.to(dtype), odds), 0.5 * twice_miss[:, above:], out=parts[:, above:])
-    parts.mul_(density)
-    total, shares = parts.sum(1).double(), parts.sum(0).double()
-    if len(tail):
-        tail_parts = _without(whole, tail_odds).div_(tail_miss.mul_(0.5)).mul_(tail_density)
-        total += (tail_parts * weights).sum(1)
-        shares = torch.cat([shares, tail_parts.sum(0)])
-    return total, shares, whole.sum(0)
+    return parts, whole
 
 
-def _twice_chance(points: Tensor, nodes: Tensor, above: int | None = None) -> tuple[Tensor, Tensor]:
-    """Twice the chance of each point to be above each node, and exp(-(x - t)^2 / 2); shapes [Q, P, N].
-
-    With ``above``, points after so many are held within 4 standard deviations above a node: in float32 their chance to
-    be below, and powers of their odds, would not be finite.
-    """
-    distance = nodes.unsqueeze(1) * math.sqrt(0.5) - points * math.sqrt(0.5)
-    density = (distance * distance).neg_().exp_()
-    if above is not None:
-        distance[:, above:].clamp_(min=-4 * math.sqrt(0.5))
-    return torch.erfc(distance, out=distance), density
-
-
-def _coefficients(zero: Tensor, sums: list[Tensor], k: int) -> Tensor:
-    """Coefficients [k, Q, N] of a product from the first of them and the power sums, by Newton's identities."""
-    coefficients = [zero]
-    for order in range(1, k):
-        total = sums[0] * coefficients[-1]
-        for back in range(1, order):
-            total.addcmul_(sums[back], coefficients[order - 1 - back], value=-1 if back % 2 else 1)
-        coefficients.append(total.div_(order))
-    return torch.stack(coefficients)
-
-
-def _without(whole: Tensor, odds: Tensor) -> Tensor:
+def _without(whole: Tensor, odds: Tensor, memory: list[Tensor]) -> Tensor:
     """Highest coefficient of a product [k, Q, N] divided by 1 + f z for each of the odds f [Q, P, N].
 
-    The division is stable, as the coefficients fall as fast as the powers of the odds grow.
+    The division is stable, as the coefficients fall as fast as the powers of the odds grow. It takes two tensors of
+    memory of the shape of the odds, and returns one of them.
     """
-    quotient, other = whole[0].unsqueeze(1).expand_as(odds).clone(), torch.empty_like(odds)
-    for coefficient in whole[1:]:
+    quotient, other = whole[0].unsqueeze(1), memory[0]
+    for order, coefficient in enumerate(whole[1:]):
         torch.addcmul(coefficient.unsqueeze(1), odds, quotient, value=-1, out=other)
-        quotient, other = other, quotient
-    return quotient
+        quotient, other = other, memory[1 - order % 2]
+    return quotient if len(whole) > 1 else memory[0].copy_(quotient)
+
+
+class _Scratch(threading.local):
+    """Memory of each thread that is kept: new memory of this size would cost as much as what is done with it."""
+
+    def __init__(self) -> None:
+        self.memory = torch.empty(0, dtype=torch.float32)
+
+
+_SCRATCH = _Scratch()
+
+
+def scratch(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Memory with anything in it, until the next call in this thread."""
+    size = math.prod(shape) * dtype.itemsize // 4
+    if size > _KEPT:
+        return torch.empty(shape, dtype=dtype)
+    if len(_SCRATCH.memory) < size:
+        _SCRATCH.memory = torch.empty(size, dtype=torch.float32)
+    return _SCRATCH.memory[:size].view(dtype).view(shape)
 
 
 def _last_above(values: Tensor, levels: Tensor, grid: Tensor) -> Tensor:

@@ -26,8 +26,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Entries of a block of scores: it, and the polynomials of its scores, stay in the cache.
-_BLOCK = 1 << 16
+# Entries of all arrays for a block of scores, which stay in the cache.
+_CACHE = 1 << 19
 
 
 class Tail(NamedTuple):
@@ -43,13 +43,20 @@ class Tail(NamedTuple):
 
 
 def fit_tail(
-    scores: Tensor, best: int, kth: Tensor, epsilon: float, low: Tensor, high: Tensor, centre: Tensor, degree: int
+    scores: Tensor,
+    best: int | Tensor,
+    kth: Tensor,
+    epsilon: float,
+    low: Tensor,
+    high: Tensor,
+    centre: Tensor,
+    degree: int,
 ) -> Tail:
     """Replace all classes but the best ones by points.
 
     Args:
         scores: Shape [N, C].
-        best: Number M of the best classes of a row, which are left out.
+        best: Number M of the best classes of a row, which are left out; shape [N, 1] where rows differ.
         kth: The k-th largest scores, shape [N, 1]; u is counted from there.
         epsilon: Standard deviation of the noise.
         low: Lower end of the interval of u, float64, shape [N]. Classes below it count nothing.
@@ -64,17 +71,15 @@ def fit_tail(
     parts = (1 / (epsilon * half), -middle / half, -0.5 * half.square(), half * (centre - middle))
     scale, offset, square, linear = torch.stack(parts).float().unsqueeze(-1)
     tail = Tail(kth, scale, offset, square, linear, high, high)
-    sums = scores.new_zeros(len(scores), degree // 2 + 1, 2, dtype=torch.float32)
-    work = _Work(scores, degree)
-    for rows, columns in _blocks(scores):
-        bases, bell = work.bases(scores, rows, columns, tail)
-        products = work.products(bases)
-        torch.mul(bases, bell.unsqueeze(1), out=products)
-        sums[rows].baddbmm_(products, bases[:, :: degree // 2].transpose(1, 2))
+    sums = torch.zeros(len(scores), degree // 2 + 1, 2)
+    for block, part, memory in _blocks(scores, degree, tail, sums):
+        _fill(block, part, memory, memory.products[0])
+        torch.mul(memory.bases[:, 1:], memory.product[:, :1], out=memory.product[:, 1:])
+        part[-1].baddbmm_(memory.product, memory.ends)
     # The best classes were held at v = 1, where every polynomial is 1. They are taken away again: what this loses in
     # digits is 1e-6 of one class beside M of them at the same place.
     square, linear = square.double(), linear.double()
-    sums = sums.double() - best * (square + linear).exp().unsqueeze(-1)
+    sums = sums.double() - (best * (square + linear).exp()).unsqueeze(-1)
     # T_(h + a) = 2 T_h T_a - T_(h - a)
     moments = torch.cat([sums[..., 0], 2 * sums[:, 1:, 1] - sums[:, :-1, 0].flip(1)], 1)
     nodes, lagrange = _interpolation(degree)
@@ -101,52 +106,56 @@ def write_shares(scores: Tensor, tail: Tail, shares: Tensor, out: Tensor) -> Non
     first[:, :half] -= series[:, half + 1 :].flip(1)
     second[:, 1:] = 2 * series[:, half + 1 :]
     coefficients = torch.stack([first, second], 1).float()
-    work = _Work(scores, degree)
-    for rows, columns in _blocks(scores):
-        bases, bell = work.bases(scores, rows, columns, tail)
-        two = work.products(bases)[:, :2]
-        torch.bmm(coefficients[rows], bases, out=two)
-        torch.mul(two[:, 0].addcmul_(two[:, 1], bases[:, half]), bell, out=out[rows, columns])
+    for block, part, memory in _blocks(scores, degree, tail, coefficients, out):
+        target, bell = part[-1], memory.products[2]
+        _fill(block, part, memory, bell)
+        torch.bmm(part[-2], memory.bases, out=memory.product[:, :2])
+        first, second = memory.products[:2]
+        torch.mul(first.addcmul_(second, memory.base[-1]), bell, out=target)
 
 
-def _blocks(scores: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Blocks of rows and columns of bounded size."""
-    rows, columns = scores.shape
-    width = min(columns, _BLOCK)
-    height = max(1, _BLOCK // width)
-    for top in range(0, rows, height):
-        for left in range(0, columns, width):
-            yield slice(top, top + height), slice(left, left + width)
+class _Memory:
+    """Memory for the arrays of one block [n, m], used again for the next of its shape."""
+
+    def __init__(self, rows: int, columns: int, half: int) -> None:
+        self.bases, self.product = torch.ones(2, rows, half + 1, columns)
+        self.base, self.products = self.bases.unbind(1), self.product.unbind(1)
+        self.ends = self.bases[:, ::half].transpose(1, 2)
+        self.twice = torch.empty(rows, columns)
 
 
-class _Work:
-    """Memory for the arrays of one block, used again for the next."""
+def _blocks(
+    scores: Tensor, degree: int, tail: Tail, *arrays: Tensor
+) -> Iterator[tuple[Tensor, tuple[Tensor, ...], _Memory]]:
+    """Cut scores into blocks, with the rows of the tail and of other arrays, and memory that stays in the cache.
 
-    def __init__(self, scores: Tensor, degree: int) -> None:
-        self.count = degree // 2 + 1
-        self.size = min(scores.numel(), max(_BLOCK, 1))
-        self.memory = torch.empty(2 * self.count + 2, self.size)
+    An array of the shape of the scores is cut like them.
+    """
+    columns, half = scores.shape[1], degree // 2
+    size = _CACHE // (2 * half + 3)
+    width = -(-columns // -(-columns // size))
+    height = max(1, size // width)
+    memories: dict[torch.Size, _Memory] = {}
+    parts = (scores, tail.shift, tail.scale, tail.offset, tail.square, tail.linear, *arrays)
+    for rows in zip(*(part.split(height) for part in parts), strict=True):
+        pieces = [part.split(width, 1) if part.shape[1] == columns else None for part in rows]
+        for place in range(len(rows[0].split(width, 1))):
+            block, *others = (row if piece is None else piece[place] for row, piece in zip(rows, pieces, strict=True))
+            if block.shape not in memories:
+                memories[block.shape] = _Memory(block.shape[0], block.shape[1], half)
+            yield block, tuple(others), memories[block.shape]
 
-    def bases(self, scores: Tensor, rows: slice, columns: slice, tail: Tail) -> tuple[Tensor, Tensor]:
-        """Chebyshev polynomials up to half the degree, shape [n, d / 2 + 1, m], and e, shape [n, m]."""
-        block = scores[rows, columns]
-        bases = self.memory[: self.count].view(-1)[: self.count * block.numel()].view(len(block), self.count, -1)
-        bell, twice = (part[: block.numel()].view(block.shape) for part in self.memory[-2:])
-        bases[:, 0] = 1
-        v = bases[:, 1]
-        torch.sub(block, tail.shift[rows], out=v)
-        v.mul_(tail.scale[rows]).add_(tail.offset[rows]).clamp_(-1, 1)
-        torch.mul(v, tail.square[rows], out=bell)
-        bell.add_(tail.linear[rows]).mul_(v).exp_()
-        bell.mul_(torch.gt(v, -1, out=twice))  # nothing at all below the interval
-        torch.add(v, v, out=twice)
-        for order in range(2, self.count):
-            torch.mul(twice, bases[:, order - 1], out=bases[:, order]).sub_(bases[:, order - 2])
-        return bases, bell
 
-    def products(self, bases: Tensor) -> Tensor:
-        """Memory of the shape of ``bases``."""
-        return self.memory[self.count : 2 * self.count].view(-1)[: bases.numel()].view(bases.shape)
+def _fill(block: Tensor, part: tuple[Tensor, ...], memory: _Memory, bell: Tensor) -> None:
+    """Write Chebyshev polynomials of v up to half the degree into memory, and e of v."""
+    shift, scale, offset, square, linear = part[:5]
+    one, v, *higher = memory.base
+    torch.sub(block, shift, out=v).mul_(scale).add_(offset).clamp_(-1, 1)
+    torch.mul(v, square, out=bell).add_(linear).mul_(v).exp_()
+    twice = torch.add(v, v, out=memory.twice)
+    before, last = one, v
+    for next_one in higher:
+        before, last = last, torch.mul(twice, last, out=next_one).sub_(before)
 
 
 @cache

@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_topk._checks import check_float, check_int, check_logits
+from lightning_topk._checks import LARGEST_FLOAT, check_float, check_int, check_logits
+from lightning_topk.ops._gather import gather_float32
 from lightning_topk.ops._gaussian_function import FastExpectation, fast_applies
 from lightning_topk.ops._gaussian_quadrature import Plan, smoothed_kth
+from lightning_topk.ops._lazy_noise_split import at_least_float32
 
 
 def gaussian_topk(logits: Tensor, k: int, *, epsilon: float = 1.0, tolerance: float | None = None) -> Tensor:
@@ -73,28 +75,32 @@ def gaussian_topk(logits: Tensor, k: int, *, epsilon: float = 1.0, tolerance: fl
         (2.5003, [0.1417, 0.001, 0.7159, 0.1414])
     """
     check_logits(logits)
-    return smoothed_and_own(logits, None, k, epsilon, tolerance)[0]
+    return smoothed_and_own(logits, None, k, epsilon, tolerance)[0].to(logits.dtype)
 
 
 def smoothed_and_own(
     logits: Tensor, labels: Tensor | None, k: int, epsilon: float, tolerance: float | None
-) -> tuple[Tensor, Tensor]:
-    """Return :func:`gaussian_topk` [...] and the scores at labels [..., 1], or all scores without labels.
+) -> tuple[Tensor, Tensor, bool]:
+    """Return :func:`gaussian_topk` [...], the scores at labels [..., 1], or all scores without labels, and a bool.
 
-    Both have one gradient: one of the threshold and one of the label's score, added up afterwards, would take twice the
+    It tells whether all scores were seen to be finite. Values are in float32 for scores of lower precision. The first
+    two have one gradient: one of the threshold and one of the label's score, added up afterwards, would take twice the
     memory.
     """
     num_classes = logits.shape[-1]
     check_int("k", k, 1)
     if k > num_classes:
         raise ValueError(f"Parameter `k` should be in [1, C]. Found `k = {k}` with `C = {num_classes}`.")
-    check_float("epsilon", epsilon, 0.0)
+    if check_float("epsilon", epsilon, 0.0) < 1 / LARGEST_FLOAT:
+        epsilon = 0.0  # as in float32
     if tolerance is not None:
         check_float("tolerance", tolerance, 1e-12, 0.01)
-    own = None
-    if epsilon == 0.0 or num_classes == 1:
-        value = torch.topk(logits, k).values[..., -1]
+    own, finite = None, False
+    if epsilon == 0.0 or num_classes == 1 or not logits.numel():
+        value = at_least_float32(torch.topk(logits, k).values[..., -1])
     elif 2 * k > num_classes + 1:
+        # The few classes that k leaves are copied: two gradients are added up, in float32.
+        logits = at_least_float32(logits)
         value = -smoothed_and_own(-logits, None, num_classes + 1 - k, epsilon, tolerance)[0]
     else:
         scores = logits.reshape(-1, num_classes)
@@ -103,20 +109,20 @@ def smoothed_and_own(
         plain = partial(_plain, k=k, epsilon=epsilon, tolerance=tolerance)
         if fast_applies(scores, k, tolerance):
             index = None if labels is None else labels.reshape(-1, 1)
-            rows, own = FastExpectation.apply(scores, index, k, epsilon, tolerance, plain)
+            rows, own, finite = FastExpectation.apply(scores, index, k, epsilon, tolerance, plain)
             own = None if own is None else own.reshape(*logits.shape[:-1], 1)
         else:
             rows = plain(scores)
         value = rows.reshape(logits.shape[:-1])
     if own is None:
-        own = logits if labels is None else logits.gather(-1, labels)
-    return value, own
+        own = at_least_float32(logits) if labels is None else gather_float32(logits, labels)
+    return value, own, finite
 
 
 def _plain(scores: Tensor, k: int, epsilon: float, tolerance: float) -> Tensor:
     """Value [N] in plain tensor operations, with a second derivative."""
-    full = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
-    return _Expectation.apply(full, k, epsilon, tolerance)[0].to(scores.dtype)
+    value: Tensor = _Expectation.apply(at_least_float32(scores), k, epsilon, tolerance)[0]
+    return value
 
 
 class _Expectation(torch.autograd.Function):

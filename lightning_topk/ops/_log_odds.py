@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from lightning_topk._checks import check_indices, check_logits
-from lightning_topk.ops._fused import block_like, fusable, gradient_of, row_blocks
+from lightning_topk.ops._fused import block_like, fusable, gradient_like, gradient_of, row_blocks
 
 
 def log_odds(scores: Tensor, labels: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class _LabelOdds(Function):
         scale, shift = ctx.scale, ctx.shift
         if torch.is_grad_enabled():
             return gradient_of(lambda s: plain_log_odds(s, labels, scale, shift), scores, grad), None, None, None
-        gradient = torch.empty_like(scores)
+        gradient = gradient_like(scores)
         factor = -grad / total
         if isinstance(scale, float):
             factor, grad = factor * scale, grad * scale

@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
-from lightning_topk._checks import check_float, check_int, check_logits, readable
-from lightning_topk.ops._full_noise import full_draws, kth_of_noise
+from lightning_topk._checks import LARGEST_FLOAT, check_float, check_int, check_logits, check_num_samples, readable
+from lightning_topk.ops._full_noise import kth_of_noise
 from lightning_topk.ops._gather import gather_float32
 from lightning_topk.ops._lazy_noise_choice import cheapest_draws
 from lightning_topk.ops._lazy_noise_split import at_least_float32
+from lightning_topk.ops._noised_device import device_draws
 
 
 def noised_topk(
@@ -34,14 +35,19 @@ def noised_topk(
     near the threshold matter, and how many others exceed it is a Poisson number. The same generator gives the same
     result, but not that of another version or path. With ``noise``, on other devices, under ``torch.compile`` and under
     ``torch.func`` transforms the noise of all classes is used, in blocks, as the work of the other way depends on
-    values. The memory that is needed beside the logits and their gradient is bounded and does not grow with
-    ``num_samples``.
+    values. The memory that is needed for it does not grow with ``num_samples``: on the CPU less than the gradient of
+    large logits takes, about a megabyte for small ones, and a few times one row at least; elsewhere noise for as many
+    draws at a time as 4 million entries hold, or for one draw.
+
+    On the CPU a gradient of 4 MB and more is memory that the system hands out zeroed, of which only what is touched
+    costs time. Torch's memory profiler does not see it.
 
     Args:
         logits: Scores s, shape [..., C].
         k: Rank in [1, C].
-        epsilon: Standard deviation of the noise, >= 0, in units of the logits; 0 gives the hard k-th largest score.
-        num_samples: Number of draws B >= 1.
+        epsilon: Standard deviation of the noise, >= 0, in units of the logits; 0, as all below 1e-30, gives the hard
+            k-th largest score.
+        num_samples: Number of draws B in [1, 10**6].
         noise: Standard normal noise to use instead of drawing it, shape [B, C] (the same for every row) or
             [..., B, C].
         generator: Source of the noise, on the device of ``logits``; torch's global one when None.
@@ -67,11 +73,11 @@ def noised_topk(
     """
     check_logits(logits)
     num_classes = logits.shape[-1]
-    check_int("k", k, 1)
+    k = check_int("k", k, 1)
     if k > num_classes:
         raise ValueError(f"Parameter `k` should be in [1, C]. Found `k = {k}` with `C = {num_classes}`.")
     check_float("epsilon", epsilon, 0.0)
-    check_int("num_samples", num_samples, 1)
+    num_samples = check_num_samples(num_samples)
     classes, offsets, _ = kth_draws(logits, k, epsilon, num_samples, noise, generator)
     return (gather_float32(logits, classes) + offsets).mean(-1).to(logits.dtype)
 
@@ -83,12 +89,12 @@ def kth_draws(
 
     And whether all logits were seen to be finite; False where nobody looked.
 
-    Drawn lazily on the CPU. Elsewhere, and where values cannot be read (``torch.compile``, ``torch.func`` transforms),
-    the noise of all classes is drawn: how much the lazy path draws depends on values, which a device would be waited
-    for. Noise that is given is the noise of all classes too.
+    Drawn lazily on the CPU, and within a kernel on CUDA devices with Triton. Elsewhere, and where values cannot be read
+    (``torch.compile``, ``torch.func`` transforms), the noise of all classes is drawn: how much the lazy path draws
+    depends on values, which a device would be waited for. Noise that is given is the noise of all classes too.
     """
     scores = logits.detach()
-    if epsilon == 0.0:
+    if epsilon < 1 / LARGEST_FLOAT:  # noise that float32 hardly holds, and its inverse not at all
         hard = torch.topk(scores, k).indices[..., -1:]
         return hard, torch.zeros_like(hard, dtype=at_least_float32(scores[..., :0]).dtype), False
     if noise is not None:
@@ -103,6 +109,6 @@ def kth_draws(
     if scores.device.type == "cpu" and readable(scores):
         classes, offsets, finite = cheapest_draws(scores, k, epsilon, num_samples, generator)
     else:
-        classes, offsets = full_draws(scores, k, epsilon, num_samples, generator)
+        classes, offsets = device_draws(scores, k, epsilon, num_samples, generator)
     shape = (*logits.shape[:-1], num_samples)
     return classes.reshape(shape), offsets.reshape(shape), finite

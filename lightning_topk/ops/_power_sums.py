@@ -40,6 +40,9 @@ def split(scores: Tensor, picked: Tensor, threshold: Tensor, rate: float, order:
 
 def split_off(scores: Tensor, index: Tensor, next_best: Tensor) -> tuple[Tensor, Tensor]:
     """Picked scores [..., P] and the log-sum-exp [..., 1] of all others; ``next_best`` [..., 1] is the best of them."""
+    if scores.numel() <= _BLOCK:  # what is small is dearest by the number of operations
+        rest = scores.scatter(-1, index, torch.finfo(scores.dtype).min).logsumexp(-1, keepdim=True)
+        return scores.gather(-1, index), rest
     threshold = scores.detach().gather(-1, next_best)
     picked, sums, _ = split(scores, index, threshold, 1.0, 1)
     return picked, threshold + sums.log()

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from lightning_topk.ops._fused import on_huge_pages
+
 
 def sparse_gradient(values: Tensor, scores: Tensor, index: Tensor, slopes: Tensor) -> Tensor:
     """Give values [N, 1] the gradient in the scores [N, C] that has the slopes [N, P] at the indices [N, P].
@@ -27,6 +29,5 @@ class _SparseGradient(Function):
         index, slopes = ctx.saved_tensors
         shape, dtype = ctx.like
         part = (slopes * grad).to(dtype)
-        # In place, as the zeros are of the size of the scores.
-        gradient = torch.zeros(shape, dtype=dtype, device=grad.device).scatter_add_(-1, index, part)
-        return gradient, None, None, None
+        gradient = on_huge_pages(torch.empty(shape, dtype=dtype, device=grad.device)).zero_()
+        return gradient.scatter_add_(-1, index, part), None, None, None

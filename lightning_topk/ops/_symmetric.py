@@ -7,7 +7,7 @@ from lightning_topk._checks import check_classes_exceed_k, check_float, check_in
 from lightning_topk.ops._exclusion_odds import ExclusionOdds
 from lightning_topk.ops._fused import fusable
 from lightning_topk.ops._head_and_tail import Scores, levels, polynomials, signs, take
-from lightning_topk.ops._largest import largest, without
+from lightning_topk.ops._largest import largest, largest_others
 from lightning_topk.ops._power_sums import merge
 
 # Logarithm of nothing: finite, so that no difference of two of them is NaN, and below those of all scores.
@@ -94,17 +94,20 @@ def exclusion_log_odds(logits: Tensor, k: int, labels: Tensor | None = None, *, 
     check_classes_exceed_k(k, num_classes)
     check_float("temperature", temperature, 0.0, low_open=True)
     logits = _at_least_float32(logits)
-    head_size = min(2 * k, num_classes - 1)
-    top = largest(logits, head_size + 1)
     if labels is None:
+        top = largest(logits, min(2 * k, num_classes - 1) + 1)
         return _all_log_odds(logits, k, top, temperature)
-    labels = labels.unsqueeze(-1)
-    if logits.device.type == "cpu" and fusable(logits, labels):
-        flat, best, label = (x.reshape(-1, x.shape[-1]) for x in (logits, top, labels))
-        odds = ExclusionOdds.apply(flat, best, label, k, temperature, _label_log_odds)
-        return odds.reshape(logits.shape[:-1])
-    picked = without(top, labels)
-    return _label_log_odds(logits, picked, k, temperature).squeeze(-1)
+    flat, label = logits.reshape(-1, num_classes), labels.reshape(-1, 1)
+    return label_log_odds(flat, k, label, temperature)[0].reshape(logits.shape[:-1])
+
+
+def label_log_odds(scores: Tensor, k: int, labels: Tensor, temperature: float) -> tuple[Tensor, bool]:
+    """Log-odds [N, 1] of the labels [N, 1] from scores [N, C]; and whether all scores were seen to be finite."""
+    if scores.device.type == "cpu" and fusable(scores, labels):
+        odds, finite = ExclusionOdds.apply(scores, labels, k, temperature, _label_log_odds)
+        return odds, finite
+    picked = largest_others(scores, labels, min(2 * k, scores.shape[-1] - 1))
+    return _label_log_odds(scores, picked, k, temperature), False
 
 
 def _label_log_odds(logits: Tensor, picked: Tensor, k: int, temperature: float) -> Tensor:

@@ -10,7 +10,8 @@ from pytopk.noised_topk import _noised_topk
 
 from lightning_topk.heads import NormalizedLinear
 from lightning_topk.losses import ImbalancedNoisedTopKLoss, NoisedTopKLoss, noised_topk_loss
-from lightning_topk.losses._noised import _fixed_noise
+from lightning_topk.ops import _fixed_noise
+from lightning_topk.ops._fixed_noise import fixed_noise
 from references import noised_hinge
 
 S = torch.tensor([[4.0, -1.5, 2.5, 1.0]], dtype=torch.float64)
@@ -143,11 +144,28 @@ def test_training_draws_anew_and_eval_does_not() -> None:
 def test_the_fixed_noise_of_eval_is_standard_normal() -> None:
     from scipy.stats import kstest
 
-    noise = _fixed_noise(5, 20_000, torch.device("cpu"))
+    noise = fixed_noise(5, torch.empty(20_000))
     assert kstest(noise.flatten().numpy(), "norm").pvalue > 0.01
     correlations = torch.corrcoef(torch.cat([noise, noise.roll(1, -1)]))
     assert (correlations - torch.eye(10)).abs().max() < 0.03
-    assert torch.equal(noise[:, :7].reshape(-1), _fixed_noise(5, 20_000, torch.device("cpu"))[:, :7].reshape(-1))
+
+
+def test_the_fixed_noise_of_eval_is_kept_but_not_from_a_trace() -> None:
+    _fixed_noise._kept.cache_clear()
+    logits, targets = torch.randn(4, 50), torch.randint(50, (4,))
+    loss = NoisedTopKLoss(k=5).eval()
+    expected = torch.func.vmap(lambda s, y: loss(s[None], y[None]))(logits, targets)
+    torch.compile(loss, backend="eager")(logits, targets)
+    assert _fixed_noise._kept.cache_info().currsize == 0
+    with torch.inference_mode():
+        first = loss(logits, targets)
+    leaf = logits.clone().requires_grad_()
+    second = loss(leaf, targets)
+    second.backward()
+    assert first == second.detach()
+    torch.testing.assert_close(first, expected.mean())
+    assert _fixed_noise._kept.cache_info().hits == 1
+    assert torch.equal(fixed_noise(5, logits), _fixed_noise._hashed(5, 50, logits.device))
 
 
 def test_noise_key_addresses_the_noise() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -20,10 +22,14 @@ from lightning_topk.losses import (
     TopKHingeLoss,
     TopKLoss,
     TruncatedTopKEntropyLoss,
+    topk_hinge_loss,
 )
+from lightning_topk.losses import _topk_hinge as hinge
 from lightning_topk.ops import LapSum, SparseTopK, exclusion_log_odds, topk_simplex_maximum
+from lightning_topk.ops import _fused as fused
 from lightning_topk.ops import _symmetric as symmetric
 from lightning_topk.ops import _topk_simplex as simplex
+from lightning_topk.ops._best_others import best_others
 from lightning_topk.ops._fused import fusable
 from lightning_topk.ops._largest import largest, largest_others
 from lightning_topk.ops._log_odds import affine_log_odds, plain_log_odds
@@ -125,6 +131,53 @@ def test_sparse_gradient_adds_up_at_equal_indices() -> None:
     assert value.tolist() == [[7.0], [8.0]]
     value.sum().backward()
     assert scores.grad.tolist() == [[0.0, 3.0, 0.0, 0.0], [5.0, 0.0, 0.0, -1.0]]
+
+
+@pytest.mark.parametrize("num_classes", [2, 9, 384, 600, 1_003, 5_000])
+@pytest.mark.parametrize("count", [1, 6, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_best_others(num_classes: int, count: int, dtype: torch.dtype) -> None:
+    count = min(count, num_classes - 1)
+    scores, labels = rows(num_classes, 3.0, dtype)
+    scores = scores.detach()
+    scores[2] = scores[2].round()  # ties
+    scores[3, 1:] = -torch.inf
+    scores[4, 0] = torch.finfo(dtype).min
+    index, values = map(torch.from_numpy, best_others(scores, labels, count))
+    assert torch.equal(index[:, -1:], labels)
+    finite = torch.arange(len(scores)) != 3
+    assert torch.equal(scores.gather(1, index).double()[finite], values[finite])
+    others = scores.scatter(1, labels, -torch.inf).double().topk(count).values
+    assert torch.equal(values[finite, :-1], others[finite])
+    assert all(len(set(row)) == count + 1 for row in index.tolist())
+
+
+@pytest.mark.parametrize("variant", ["psi1", "psi2", "psi3", "psi4", "psi5"])
+@pytest.mark.parametrize("num_classes", [4, 5, 100, 700, 5_000])
+def test_hinges(variant: str, num_classes: int, monkeypatch) -> None:
+    scores, labels = rows(num_classes, 2.0, torch.float32, count=200)
+    margin = torch.linspace(0.5, 2.0, num_classes)
+    for least in (1.0, margin):
+        loss = partial(topk_hinge_loss, k=3, variant=variant, margin=least, reduction="none")
+        found = with_gradient(lambda s, loss=loss: loss(s, labels.squeeze(-1)), scores)
+        with monkeypatch.context() as context:
+            context.setattr(hinge, "fusable", lambda *_: False)
+            plain = with_gradient(lambda s, loss=loss: loss(s, labels.squeeze(-1)), scores)
+        torch.testing.assert_close(found, plain)
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="Linux alone takes the advice")
+def test_large_memory_is_asked_for_in_huge_pages(monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(fused, "_madvise", lambda start, size, advice: asked.append((start, size)))
+    for count, large in ((1 << 20, False), (1 << 23, True)):
+        memory = torch.empty(count)
+        assert fused.on_huge_pages(memory) is memory
+        assert bool(asked) == large
+    (start, size) = asked[0]
+    assert start % fused._HUGE_PAGE == size % fused._HUGE_PAGE == 0
+    assert memory.data_ptr() <= start
+    assert start + size <= memory.data_ptr() + memory.nbytes
 
 
 @pytest.mark.parametrize("num_classes", [9, 511, 600, 1_003, 20_000])

@@ -193,6 +193,39 @@ def test_low_precision_is_read_in_blocks(dtype: torch.dtype, num_classes: int) -
     torch.testing.assert_close(gradient.float(), slopes, atol=1e-5, rtol=0.01)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("num_classes", [60, 3000])
+def test_the_gradient_at_the_label_is_rounded_once(dtype: torch.dtype, num_classes: int) -> None:
+    """The label is nearly certain to be the second: two parts, 0.99 and -1, nearly cancel."""
+    scores = rows_of("normal", num_classes, 0.1, torch.Generator().manual_seed(0)).to(dtype)
+    scores[:, 0], scores[:, 1] = 30.0, 9.0
+    scores[1] = rows_of("normal", num_classes, 3.0, torch.Generator().manual_seed(1))[1].to(dtype)
+    gradients = []
+    for logits in (scores, scores.float()):
+        leaf = logits.clone().requires_grad_()
+        loss = gaussian_topk_loss(leaf, torch.ones(4, dtype=torch.long), k=1, epsilon=1.5, margin=20.0, tolerance=1e-3)
+        assert loss.dtype == torch.float32
+        loss.backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(gradients[0], gradients[1].to(dtype), atol=1e-6, rtol=0.02)
+
+
+@pytest.mark.parametrize("epsilon", [1e-31, 1e-37, 1e-45])
+@pytest.mark.parametrize("num_classes", [50, 5000])
+def test_noise_below_what_float32_divides_by_is_none(epsilon: float, num_classes: int) -> None:
+    scores = rows_of("normal", num_classes, 1.0, torch.Generator().manual_seed(0))
+    value, gradient = value_and_gradient(scores, 5, epsilon=epsilon)
+    assert torch.equal(value, torch.topk(scores, 5).values[:, -1])
+    assert (gradient.sum(1) == 1).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_rows_at_all(dtype: torch.dtype) -> None:
+    value, gradient = value_and_gradient(torch.zeros(2, 0, 500, dtype=dtype), 5)
+    assert value.shape == (2, 0)
+    assert gradient.shape == (2, 0, 500)
+
+
 def test_rows_are_independent_and_gradients_may_be_taken_twice() -> None:
     scores = rows_of("normal", 200, 1.0, torch.Generator().manual_seed(0), rows=300)
     leaf = scores.clone().requires_grad_()
@@ -227,22 +260,34 @@ def test_best_classes(num_classes: int, dtype: torch.dtype) -> None:
     scores[3] = 1.0
     scores[4] = (3 * scores[4]).round()
     for count in (1, 24, num_classes):
-        values, classes = best_classes(scores, count)
+        values, classes, finite = best_classes(scores, count)
+        assert finite
         expected = torch.topk(scores, count).values.float()
         assert torch.equal(values.sort(1, descending=True).values, expected)
         assert torch.equal(scores.gather(1, classes).float(), values)
         assert all(len(set(row)) == count for row in classes.tolist())
 
 
+@pytest.mark.parametrize("num_classes", [30, 5003])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_best_classes_see_what_is_not_finite(num_classes: int, value: float) -> None:
+    scores = torch.zeros(7, num_classes)
+    scores[3, 11] = value
+    assert not best_classes(scores, 5)[2]
+
+
 def test_classes_within_reach() -> None:
     scores = torch.randn(3, 5000, generator=torch.Generator().manual_seed(0))
     cut = torch.tensor([2.0, 1.5, 9.0])
-    reach = within_reach(scores, cut, torch.tensor([0, 1, 2]))
+    reach = within_reach(scores, cut, 0.5, torch.tensor([0, 1, 2]))
+    width = reach.scores.shape[1]
     for row in range(3):
         expected = (scores[row] > cut[row]).nonzero().squeeze(1)
         assert reach.classes[row, : len(expected)].tolist() == expected.tolist()
         assert torch.equal(reach.scores[row, : len(expected)], scores[row, expected])
         assert (reach.classes[row, len(expected) :] == row).all()
         assert (reach.scores[row, len(expected) :] == -math.inf).all()
-    assert within_reach(scores, torch.full((3,), -1.0), torch.zeros(3, dtype=torch.long)).scores is scores
-    assert within_reach(scores[:, :400], cut, torch.zeros(3, dtype=torch.long)).classes is None
+        just_below = (scores[row] > cut[row] - 0.5).sum() - len(expected)
+        assert reach.just_below[row] == just_below + width - len(expected)
+    assert within_reach(scores, torch.full((3,), -1.0), 0.5, torch.zeros(3, dtype=torch.long)).scores is scores
+    assert within_reach(scores[:, :400], cut, 0.5, torch.zeros(3, dtype=torch.long)).classes is None

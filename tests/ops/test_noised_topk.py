@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
 from lightning_topk.ops import _full_noise as implementation
-from lightning_topk.ops import noised_topk
+from lightning_topk.ops import _gather, noised_topk
 from references import exact_smoothed_kth, kth_largest, noised_kth_largest
 
 S = torch.tensor([4.0, -1.5, 2.5, 1.0], dtype=torch.float64)
@@ -96,6 +97,23 @@ def test_epsilon_to_zero_is_the_hard_value() -> None:
         torch.testing.assert_close(noised_topk(S, k, epsilon=1e-9), hard, atol=1e-7, rtol=0)
 
 
+@pytest.mark.parametrize("epsilon", [1e-31, 1e-45, 1e-300])
+@pytest.mark.parametrize("num_classes", [4, 5000])
+def test_an_epsilon_whose_inverse_float32_does_not_hold_is_none(epsilon: float, num_classes: int) -> None:
+    scores = torch.randn(128, num_classes, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(noised_topk(scores, 2, epsilon=epsilon), noised_topk(scores, 2, epsilon=0.0))
+
+
+@pytest.mark.parametrize("num_classes", [100, 3000])
+def test_integers_of_numpy_do_not_wrap_around(num_classes: int) -> None:
+    scores = 3 * torch.randn(128, num_classes, generator=torch.Generator().manual_seed(0))
+
+    def draw(k: int, num_samples: int) -> torch.Tensor:
+        return noised_topk(scores, k, num_samples=num_samples, generator=torch.Generator().manual_seed(1))
+
+    assert torch.equal(draw(np.int8(100), np.uint8(200)), draw(100, 200))
+
+
 def test_permutation_equivariance() -> None:
     order = torch.tensor([2, 0, 3, 1])
     noise = torch.randn(5, 4, dtype=torch.float64)
@@ -121,7 +139,8 @@ def test_blocks_do_not_change_the_law_nor_the_gradient(monkeypatch: pytest.Monke
     torch.testing.assert_close(gradient, torch.tensor(expected[1]), atol=0.02, rtol=0)
 
 
-def test_memory_does_not_grow_with_the_number_of_samples() -> None:
+def test_memory_does_not_grow_with_the_number_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_gather, "LARGE", 1 << 60)  # so that the profiler sees the gradient
     logits = torch.randn(64, 100_000, requires_grad=True)
 
     def peak(num_samples: int) -> int:
@@ -162,6 +181,7 @@ def test_generator_repeats_and_differs() -> None:
         (2, {"epsilon": float("inf")}, ValueError, r"Found `epsilon = inf`"),
         (2, {"epsilon": "1"}, TypeError, r"Found `epsilon = '1'` of type str"),
         (2, {"num_samples": 0}, ValueError, r"`num_samples` should be an integer >= 1\. Found `num_samples = 0`"),
+        (2, {"num_samples": 2**31}, ValueError, r"`num_samples` should be at most 10\*\*6\. Found .* = 2147483648`"),
         (2, {"noise": torch.zeros(4)}, ValueError, r"`noise` should have shape \[B, C\] or \[\.\.\., B, C\]"),
         (2, {"noise": torch.zeros(5, 3)}, ValueError, r"Found \[5, 3\]"),
     ],

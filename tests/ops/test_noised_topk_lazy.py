@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import chi2_contingency, chisquare, ks_2samp, norm
 
-from lightning_topk.ops import _lazy_noise, _lazy_noise_choice, gaussian_topk, noised_topk
+from lightning_topk.ops import _gather, _lazy_noise, _lazy_noise_choice, _zeroed, gaussian_topk, noised_topk
 from lightning_topk.ops._full_noise import full_draws_on_cpu
 from lightning_topk.ops._lazy_noise_choice import cheapest_draws
 from lightning_topk.ops._lazy_noise_events import domination, draw_events, rates
@@ -330,7 +330,9 @@ def test_all_finite_is_told_only_where_it_is_so() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("spread", [1.0, 3.0])
-def test_memory_is_that_of_the_gradient(dtype: torch.dtype, spread: float) -> None:
+def test_memory_is_that_of_the_gradient(dtype: torch.dtype, spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (_gather, _zeroed):
+        monkeypatch.setattr(module, "LARGE", 1 << 60)  # so that the profiler sees the gradient
     logits = (spread * torch.randn(128, 10_000)).to(dtype).requires_grad_()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         noised_topk(logits, 6).sum().backward()
