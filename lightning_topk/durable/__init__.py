@@ -11,13 +11,13 @@ The command line uses all three. In Python:
     )
     trainer.fit(model, datamodule=data, ckpt_path="last")
 
-==========================  =======================================================================================
-Name                        What it does
-==========================  =======================================================================================
-:class:`SafeStop`           ends a run that got SIGTERM where it can go on exactly, with a checkpoint
-:class:`AtomicCheckpointIO` writes checkpoints so that none is ever torn or missing
-:class:`ResumableCSVLogger` goes on with the file ``metrics.csv`` of a run that is resumed, and never leaves it torn
-==========================  =======================================================================================
+===========================  ========================================================================================
+Name                         What it does
+===========================  ========================================================================================
+:class:`SafeStop`            ends a run that got SIGTERM where it can go on exactly, with a checkpoint
+:class:`AtomicCheckpointIO`  writes checkpoints so that none is ever torn or missing
+:class:`ResumableCSVLogger`  goes on with the file ``metrics.csv`` of a run that is resumed, and never leaves it torn
+===========================  ========================================================================================
 """
 
 from lightning_topk.durable._checkpoint_io import AtomicCheckpointIO
