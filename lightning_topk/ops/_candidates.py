@@ -46,17 +46,17 @@ def _best(scores: np.ndarray, count: int) -> np.ndarray:
     groups = int((count * num_classes) ** 0.5)
     members = num_classes // groups
     if num_classes < _TWO_STAGES or members < 4:
-        return _largest(scores, count)
+        return largest_places(scores, count)
     dealt = scores[:, : members * groups].reshape(len(scores), members, groups)
-    best = _largest(dealt.max(axis=1), count)
+    best = largest_places(dealt.max(axis=1), count)
     classes = (np.arange(members)[:, None] * groups + best[:, None, :]).reshape(len(scores), members * count)
     # The few classes that are left over from dealing compete without a group.
     left = np.broadcast_to(np.arange(members * groups, num_classes), (len(scores), num_classes - members * groups))
     classes = np.concatenate([classes, left], axis=1)
-    chosen = _largest(np.take_along_axis(scores, classes, 1), count)
+    chosen = largest_places(np.take_along_axis(scores, classes, 1), count)
     return np.take_along_axis(classes, chosen, 1)
 
 
-def _largest(values: np.ndarray, count: int) -> np.ndarray:
-    """Places of the ``count`` largest entries of each row."""
+def largest_places(values: np.ndarray, count: int) -> np.ndarray:
+    """Places of the ``count`` largest entries of each row, in no order."""
     return np.argpartition(values, values.shape[1] - count, axis=1)[:, values.shape[1] - count :]

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_topk.ops._lazy_noise_split import Array, Index, at_least_float32
+from lightning_topk.ops._lazy_noise_split import Array, Index
+from lightning_topk.ops._precision import at_least_float32
 
 # Noise is drawn in blocks of at most this many entries, so that memory does not grow with num_samples.
 _BLOCK = 1 << 22

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_topk.ops._fused import fusable
+from lightning_topk.ops._precision import at_least_float32
 from lightning_topk.ops._zeroed import LARGE, zeros
 
 # From so many entries of a row on, those that are equal are added up in a buffer of the size of the scores.
@@ -24,7 +25,7 @@ def gather_float32(scores: Tensor, indices: Tensor) -> Tensor:
     if scores.requires_grad and (low or scores.nbytes >= LARGE):
         found: Tensor = _Gather.apply(scores, indices)
         return found
-    return _in_float32(scores.gather(-1, indices))
+    return at_least_float32(scores.gather(-1, indices))
 
 
 def mean_hinge(scores: Tensor, classes: Tensor, labels: Tensor, added: Tensor, scale: float) -> Tensor:
@@ -66,10 +67,6 @@ def add_at(shape: torch.Size, dtype: torch.dtype, indices: Tensor, values: Tenso
     return zeros((shape.numel(),), values, dtype).index_put_((rows + indices,), sums).view(shape)
 
 
-def _in_float32(values: Tensor) -> Tensor:
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-
-
 class _Gather(torch.autograd.Function):
     """Gather of scores [..., C] at indices [..., X], in float32 where they are of less."""
 
@@ -77,7 +74,7 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, scores: Tensor, indices: Tensor) -> Tensor:
         ctx.save_for_backward(indices)
         ctx.shape, ctx.dtype = scores.shape, scores.dtype
-        return _in_float32(scores.gather(-1, indices))
+        return at_least_float32(scores.gather(-1, indices))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:

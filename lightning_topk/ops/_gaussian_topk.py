@@ -10,7 +10,7 @@ from lightning_topk._checks import LARGEST_FLOAT, check_float, check_int, check_
 from lightning_topk.ops._gather import gather_float32
 from lightning_topk.ops._gaussian_function import FastExpectation, fast_applies
 from lightning_topk.ops._gaussian_quadrature import Plan, smoothed_kth
-from lightning_topk.ops._lazy_noise_split import at_least_float32
+from lightning_topk.ops._precision import at_least_float32
 
 
 def gaussian_topk(logits: Tensor, k: int, *, epsilon: float = 1.0, tolerance: float | None = None) -> Tensor:

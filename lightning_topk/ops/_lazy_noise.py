@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from lightning_topk.ops._lazy_noise_events import Events, draw_events
-from lightning_topk.ops._lazy_noise_split import Array, Index, Split, at_least_float32
+from lightning_topk.ops._lazy_noise_split import Array, Index, Split
+from lightning_topk.ops._precision import at_least_float32
 
 
 class Cells(NamedTuple):

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_topk.ops._lazy_noise_split import BLOCKS_ADDED, Array, Index, Split, at_least_float32
+from lightning_topk.ops._lazy_noise_split import BLOCKS_ADDED, Array, Index, Split
+from lightning_topk.ops._precision import at_least_float32
 
 _DENSITY_AT_ZERO = 1 / math.sqrt(2 * math.pi)
 # The least distance, in units of epsilon, of a threshold from every class that is no candidate.

@@ -8,6 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_topk.ops._candidates import largest_places
+from lightning_topk.ops._precision import at_least_float32
+
 Array = NDArray[np.floating]
 Index = NDArray[np.int64]
 
@@ -58,7 +61,7 @@ def split_classes(scores: Tensor, k: int, epsilon: float, num_candidates: int, g
     bounds = torch.empty(num_rows, -(-used // BLOCKS_ADDED) * BLOCKS_ADDED, dtype=dtype)
     maxima, rest = bounds[:, :num_groups], bounds[:, num_groups:]
     finite = put_group_maxima(scores, maxima)
-    opened = torch.from_numpy(_largest(maxima.numpy(), num_opened))
+    opened = torch.from_numpy(largest_places(maxima.numpy(), num_opened))
     members = (opened.unsqueeze(1) + num_groups * torch.arange(group_size).unsqueeze(1)).flatten(1)
     outside = members >= num_classes if num_groups * group_size > num_classes else None
     if outside is not None:
@@ -66,7 +69,7 @@ def split_classes(scores: Tensor, k: int, epsilon: float, num_candidates: int, g
     found = at_least_float32(scores.gather(1, members))
     if outside is not None:
         found.masked_fill_(outside, -torch.inf)
-    best = torch.from_numpy(_largest(found.numpy(), num_candidates))
+    best = torch.from_numpy(largest_places(found.numpy(), num_candidates))
     levels = found.gather(1, best)
     origin = torch.from_numpy(np.partition(levels.numpy(), num_candidates - k, -1)[:, num_candidates - k, None])
     maxima.scatter_(1, opened, -torch.inf)
@@ -112,13 +115,3 @@ def put_group_maxima(scores: Tensor, out: Tensor) -> bool:
             torch.maximum(part, left, out=part)
         total += float(block.sum(dtype=out.dtype))
     return math.isfinite(total)
-
-
-def at_least_float32(values: Tensor) -> Tensor:
-    """Return values in float64 where they are in it, else in float32."""
-    return values if values.dtype == torch.float64 else values.float()
-
-
-def _largest(values: Array, count: int) -> Index:
-    """Places of the largest values of each row, in any order."""
-    return np.argpartition(values, values.shape[1] - count, -1)[:, values.shape[1] - count :]

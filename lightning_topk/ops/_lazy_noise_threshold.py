@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_topk.ops._lazy_noise_split import Array, Index, Split, at_least_float32
+from lightning_topk.ops._lazy_noise_split import Array, Index, Split
+from lightning_topk.ops._precision import at_least_float32
 
 # At most about this share of the cells (row, draw) should have less than k noised scores above the threshold.
 _SHARE_OF_SHORT_CELLS = 2e-3

@@ -7,8 +7,8 @@ from lightning_topk._checks import LARGEST_FLOAT, check_float, check_int, check_
 from lightning_topk.ops._full_noise import kth_of_noise
 from lightning_topk.ops._gather import gather_float32
 from lightning_topk.ops._lazy_noise_choice import cheapest_draws
-from lightning_topk.ops._lazy_noise_split import at_least_float32
 from lightning_topk.ops._noised_device import device_draws
+from lightning_topk.ops._precision import at_least_float32
 
 
 def noised_topk(

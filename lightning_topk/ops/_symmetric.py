@@ -9,6 +9,7 @@ from lightning_topk.ops._fused import fusable
 from lightning_topk.ops._head_and_tail import Scores, levels, polynomials, signs, take
 from lightning_topk.ops._largest import largest, largest_others
 from lightning_topk.ops._power_sums import merge
+from lightning_topk.ops._precision import at_least_float32
 
 # Logarithm of nothing: finite, so that no difference of two of them is NaN, and below those of all scores.
 _NOTHING = -1e300
@@ -45,7 +46,7 @@ def log_symmetric(logits: Tensor, k: int, *, temperature: float = 1.0) -> Tensor
     if k > num_classes:
         raise ValueError(f"Parameter `k` should be in [1, C]. Found `k = {k}` with `C = {num_classes}`.")
     check_float("temperature", temperature, 0.0, low_open=True)
-    logits = _at_least_float32(logits)
+    logits = at_least_float32(logits)
     scores = take(logits, largest(logits, min(2 * k, num_classes)), k, temperature)
     ratios, steps = polynomials(scores.head, scores, k)
     shifts = torch.arange(k + 1, device=logits.device) * (scores.origin / temperature)
@@ -93,7 +94,7 @@ def exclusion_log_odds(logits: Tensor, k: int, labels: Tensor | None = None, *, 
     k = check_int("k", k, 1)
     check_classes_exceed_k(k, num_classes)
     check_float("temperature", temperature, 0.0, low_open=True)
-    logits = _at_least_float32(logits)
+    logits = at_least_float32(logits)
     if labels is None:
         top = largest(logits, min(2 * k, num_classes - 1) + 1)
         return _all_log_odds(logits, k, top, temperature)
@@ -163,7 +164,3 @@ def _scan(heights: Tensor, start: Tensor) -> Tensor:
         joined = torch.stack([logs[-1][..., 1:], logs[-1][..., :-1] + heights[..., m : m + 1]]).logsumexp(0)
         logs.append(torch.cat([start[..., :1], joined], -1))
     return torch.stack(logs, -2)
-
-
-def _at_least_float32(logits: Tensor) -> Tensor:
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
