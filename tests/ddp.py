@@ -71,12 +71,13 @@ def _rank(
         )
         # Plain pickle copies tensors; multiprocessing's own pickler shares memory that ends with the process.
         message = pickle.dumps((fn(rank, *args), None, time.monotonic()))
-        if dist.is_initialized():
-            dist.destroy_process_group()
     except BaseException:
         message = pickle.dumps((None, traceback.format_exc(), time.monotonic()))
+    # Sent before the group is left: torch 2.7 may wait for ever for its own threads there, until it is killed.
     writer.send_bytes(message)
     writer.close()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _collect(readers: list[Connection], deadline: float, timeout: float) -> list[Any]:

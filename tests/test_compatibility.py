@@ -309,7 +309,9 @@ class TestWeightAveraging:
         assert model.topk_criterion.weight is None
         assert torch.equal(model.few.group_mask, COUNTS < 20)
         assert all(parameter.isfinite().all() for parameter in model.parameters())
-        stored = torch.load(trainer.checkpoint_callback.best_model_path, weights_only=True)["state_dict"]
+        # The scheduler of stochastic averaging stores a function, which torch 2.7 does not load with weights only.
+        stored = torch.load(trainer.checkpoint_callback.best_model_path, weights_only=average != "stochastic")
+        stored = stored["state_dict"]
         assert torch.equal(stored["topk_criterion.class_counts"], COUNTS)
 
     def test_what_is_validated_is_the_average(self, tmp_path: Path) -> None:

@@ -140,6 +140,7 @@ def _unknown_class(complaint: _Complaint) -> _Found | None:
     match = complaint.search(
         r"Expected a dot import path string: (\S+)",
         r"Import path (\S+) does not correspond",
+        r"Import path does not correspond.*Given value: ([\w.]+)",  # jsonargparse < 4.50
         r"Importing '(\S+)' is not allowed",
         r"given class_path '([\w.]+)'[^\n]*\n\s*(?:No module|module|Not a|Unexpected import|Expected an inst)",
     )
