@@ -160,7 +160,7 @@ FILES = {
     "class without a name": (
         "trainer:\n  callbacks:\n    - class_path: EpsilonScheduler\n      init_args:\n"
         "        schedule: {start: 1, end: 0}\n",
-        r"`--trainer\.callbacks\.schedule` should name a class.* Found (no `class_path`|`start`, and no class|`{'start')",
+        r"`--trainer\.callbacks\.schedule` should name a class.* Found (no `class_path`|`start`|`{'start')",
         None,
         "--trainer.callbacks.help",
     ),
