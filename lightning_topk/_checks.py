@@ -69,7 +69,7 @@ def check_float(
 
 def check_ints(name: str, values: Any, low: int) -> list[int]:
     """Return ``values`` as a list of ints, or raise when they are no integers >= low."""
-    if isinstance(values, str) or not isinstance(values, Iterable):
+    if isinstance(values, str) or not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0:
         raise TypeError(
             f"Parameter `{name}` should be a list of integers. Found {type(values).__name__}: {values!r:.80}."
         )

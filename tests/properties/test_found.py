@@ -231,3 +231,9 @@ def test_smoothed_relu_in_half_precision() -> None:
     assert smoothed_relu(x, 1e-30).tolist() == [65504.0, 0.0, 0.0]
     with pytest.raises(TypeError, match=r"`values` should be a floating point tensor of 16 to 64 bits\. Found list"):
         smoothed_relu([1.0])
+
+
+@pytest.mark.parametrize("ks", [np.array(3), torch.tensor(3), 3], ids=repr)
+def test_one_number_is_no_list_of_k(ks: object) -> None:
+    with pytest.raises(TypeError, match=r"`ks` should be a list of integers\. Found "):
+        topk_metrics(5, ks)
