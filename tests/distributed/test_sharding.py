@@ -77,6 +77,7 @@ def test_every_loss_trains_as_under_ddp() -> None:
     cases = list({case.cls: case for case in CASES}.values())
 
     def work(rank: int) -> list[Any]:
+        torch.set_default_dtype(torch.float64)  # in float32 a rounding error may choose other classes, now and then
         ends = []
         for case in cases:
             for kind, strategy in ((Trained, None), (Sharded, sharded(2))):
@@ -91,8 +92,8 @@ def test_every_loss_trains_as_under_ddp() -> None:
     for number, case in enumerate(cases):
         (ddp, logged), (fsdp, same) = first[2 * number : 2 * number + 2]
         assert spread((fsdp, second[2 * number + 1][0])) == 0, case
-        assert spread((ddp, fsdp)) < 1e-5, case
-        assert logged == pytest.approx(same, abs=1e-5), case
+        assert spread((ddp, fsdp)) < 1e-9, case
+        assert logged == pytest.approx(same, abs=1e-6), case
 
 
 # With clipping, as with foreach optimizers, torch takes a plain tensor of one number for a replicated one, and says so.
@@ -107,6 +108,7 @@ def test_the_lambda_of_an_aggregate_is_that_of_ddp(options: dict[str, Any]) -> N
         kinds = {"module": (Trained, WithLoss), "classifier": (Classifier, ShardedAsAWhole)}
 
     def work(rank: int) -> dict[str, list[Any]]:
+        torch.set_default_dtype(torch.float64)
         ends: dict[str, list[Any]] = {}
         for family, members in kinds.items():
             for kind in members:
@@ -121,8 +123,8 @@ def test_the_lambda_of_an_aggregate_is_that_of_ddp(options: dict[str, Any]) -> N
         (expected, ddp), *others = first[family]
         assert expected != 0
         for (found, end), twin in zip(others, second[family][1:], strict=True):
-            assert found == twin[0] == pytest.approx(expected, abs=1e-5)
-            assert spread((end, ddp)) < 1e-5
+            assert found == twin[0] == pytest.approx(expected, abs=1e-7)
+            assert spread((end, ddp)) < 1e-7
 
 
 def test_evaluation_is_that_of_one_process() -> None:

