@@ -27,9 +27,6 @@ _OTHERS = ("compare", "recipes")
 FILES = sorted(
     path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml") if path.parent.name not in _OTHERS
 )
-    for path in CONFIGS.rglob("*.yaml")
-    if path.parent.name not in ("compare", "recipes")
-)
 
 
 @dataclass(frozen=True)
