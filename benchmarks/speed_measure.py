@@ -5,12 +5,14 @@ It reads a description from its first argument and writes the results to the fil
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
 import statistics
 import sys
 import time
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -52,15 +54,34 @@ def interleaved(rows: dict[str, Loss], logits: Tensor, targets: Tensor, seconds:
 
 
 def allocation_peak(loss: Loss, logits: Tensor, targets: Tensor) -> float:
-    """Most bytes that torch held at a time during a step, its gradient included, in sizes of the logits."""
+    """Most bytes held at a time during a step, its gradient included, in sizes of the logits.
+
+    Torch's allocations by its profiler; those of NumPy, and of Python itself, by ``tracemalloc``. The two peaks of the
+    forward pass are added, and those of the backward pass: what is found is at most too much.
+    """
     leaf = logits.clone().requires_grad_()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        step(loss, leaf, targets)
-    used = most = 0
-    for event in record.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            used += event.nbytes()
-            most = max(most, used)
+    step(loss, leaf, targets)  # what a first step alone makes is not counted
+    leaf.grad = None
+    gc.collect()
+    held = kept = most = 0  # by torch, and by NumPy, after the forward pass; and the most at a time
+    value: list[Tensor] = []
+    tracemalloc.start()
+    try:
+        for part in (lambda: value.append(loss(leaf, targets)), lambda: value[0].backward()):
+            with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+                tracemalloc.reset_peak()
+                start = tracemalloc.get_traced_memory()[0]
+                part()
+                end, peak = (traced - start for traced in tracemalloc.get_traced_memory())
+            highest = held
+            for event in record.profiler.kineto_results.events():
+                if event.name() == "[memory]":
+                    held += event.nbytes()
+                    highest = max(highest, held)
+            most = max(most, highest + kept + peak)
+            kept = end
+    finally:
+        tracemalloc.stop()
     return most / (logits.numel() * logits.element_size())
 
 

@@ -11,8 +11,13 @@ from lightning_topk._checks import check_choice, check_ignore_index, check_per_c
 REDUCTIONS = ("mean", "sum", "none")
 
 
+LabelLoss = Callable[[Tensor, Tensor], Tensor | tuple[Tensor, bool]]
+# Entries of the rows that are read at a time where they have to be converted.
+_CACHED = 1 << 18
+
+
 def reduce_labels(
-    label_loss: Callable[[Tensor, Tensor], Tensor],
+    label_loss: LabelLoss,
     logits: Tensor,
     targets: Tensor,
     *,
@@ -20,7 +25,6 @@ def reduce_labels(
     ignore_index: int = -100,
     reduction: str = "mean",
     upcast: bool = True,
-    known_finite: Callable[[Tensor], bool] | None = None,
 ) -> Tensor:
     r"""Apply a loss of (logits, label) to hard or soft targets and reduce it.
 
@@ -35,14 +39,14 @@ def reduce_labels(
     when multiplied by ``scale`` or divided by a temperature; beyond that they may overflow.
 
     Args:
-        label_loss: ``(logits [N, C], labels [N, L]) -> [N, L]``, the loss of each row at each of its L labels.
+        label_loss: ``(logits [N, C], labels [N, L]) -> [N, L]``, the loss of each row at each of its L labels; or this
+            and whether all logits were seen to be finite, which saves looking at them again.
         logits: Scores, shape [..., C]; computed in float32 when of lower precision.
         targets: Class indices [...] or soft labels [..., C].
         weight: Class weights, shape [C].
         ignore_index: Class index whose samples count nothing.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         upcast: Whether scores of lower precision than float32 are copied for ``label_loss``; soft labels always are.
-        known_finite: Tells whether all scores are finite, asked after ``label_loss``; by their sum when None.
 
     Returns:
         A scalar, or the losses of shape [...] for ``"none"``. No counted sample at all gives 0 with a zero gradient.
@@ -50,7 +54,6 @@ def reduce_labels(
     check_choice("reduction", reduction, REDUCTIONS)
     check_ignore_index(ignore_index)
     soft = check_scores(logits, targets, ignore_index=ignore_index)
-    known_finite = sum_is_finite if known_finite is None else known_finite
     if weight is not None:
         check_per_class("weight", weight, logits)
     num_classes = logits.shape[-1]
@@ -64,26 +67,35 @@ def reduce_labels(
         shares = shares if weight is None else shares * weight.to(shares)
         counted = shares.sum(-1)
         # A class without a share counts nothing, also where its loss is infinite because its logit is masked.
-        losses = torch.where(shares == 0, 0.0, label_loss(scores, labels))
-        losses = (shares * losses).sum(-1)
-        if not known_finite(scores):
+        losses, finite = _loss_and_finite(label_loss, scores, labels)
+        losses = (shares * torch.where(shares == 0, 0.0, losses)).sum(-1)
+        if not (finite or sum_is_finite(scores)):
             losses = losses + _nan_unless_finite(scores)
     elif weight is None and _known_counted(targets, ignore_index):
         counted = None
-        losses = label_loss(scores, targets.reshape(-1, 1).long()).squeeze(-1)
-        if not known_finite(scores):
+        losses, finite = _loss_and_finite(label_loss, scores, targets.reshape(-1, 1).long())
+        losses = losses.squeeze(-1)
+        if not (finite or sum_is_finite(scores)):
             losses = losses + _nan_unless_finite(scores)
     else:
         dtype = torch.float32 if low else scores.dtype
         valid, labels, counted = _weigh_indices(targets.reshape(-1), weight, ignore_index, dtype)
-        if not sum_is_finite(scores):
+        finite = sum_is_finite(scores)
+        if not finite:
             # The loss of an ignored row is left out below, but its gradient would be 0 times NaN.
             scores = torch.where(valid.unsqueeze(-1), scores, 0.0)
-        losses = label_loss(scores, labels.unsqueeze(-1)).squeeze(-1)
+        losses, _ = _loss_and_finite(label_loss, scores, labels.unsqueeze(-1))
         # Not a product with zero: the loss of an ignored row may be infinite or NaN.
-        losses = torch.where(valid, counted * losses, 0.0)
-        losses = losses + torch.where(valid, _nan_unless_finite(scores), 0.0)
+        losses = torch.where(valid, counted * losses.squeeze(-1), 0.0)
+        if not finite:
+            losses = losses + torch.where(valid, _nan_unless_finite(scores), 0.0)
     return reduce_rows(losses if logits.ndim == 2 else losses.reshape(logits.shape[:-1]), counted, reduction)
+
+
+def _loss_and_finite(label_loss: LabelLoss, scores: Tensor, labels: Tensor) -> tuple[Tensor, bool]:
+    """The losses, and whether all scores were seen to be finite on the way."""
+    found = label_loss(scores, labels)
+    return found if isinstance(found, tuple) else (found, False)
 
 
 def at_labels(values: Tensor, labels: Tensor) -> Tensor:
@@ -101,7 +113,7 @@ def weigh_rows(
     *,
     weight: Tensor | None = None,
     ignore_index: int = -100,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """Apply a loss of rows, in place of a loss of labels, and weigh it as :func:`reduce_labels` does.
 
     Args:
@@ -112,7 +124,8 @@ def weigh_rows(
         ignore_index: Class index whose samples count nothing.
 
     Returns:
-        Weighted losses [...], and the weights [...] whose sum their mean is divided by.
+        Weighted losses [...], and the weights [...] whose sum their mean is divided by; None for 1 of each of at least
+        one row.
     """
     soft = check_scores(logits, targets, ignore_index=ignore_index)
     if weight is not None:
@@ -124,7 +137,7 @@ def weigh_rows(
     losses = row_loss(logits, targets)
     if weight is None:
         if _known_counted(targets, ignore_index):
-            return losses, torch.ones_like(losses)
+            return losses, None
         return losses, (targets.long() != ignore_index).to(losses.dtype)
     valid, _, counted = _weigh_indices(targets, weight, ignore_index, losses.dtype)
     return torch.where(valid, counted * losses, 0.0), counted
@@ -176,7 +189,13 @@ def _known_counted(targets: Tensor, ignore_index: int) -> bool:
 def sum_is_finite(scores: Tensor) -> bool:
     """Tell whether all scores are finite, where that can be read; False where their sum overflows."""
     fixed = scores.detach()
-    return fixed.device.type == "cpu" and readable(fixed) and math.isfinite(float(fixed.sum()))
+    if fixed.device.type != "cpu" or not readable(fixed):
+        return False
+    if fixed.dtype.itemsize >= 4:
+        return math.isfinite(float(fixed.sum()))
+    # A sum in float16 overflows early, and one in float32 makes a copy.
+    blocks = fixed.split(max(1, _CACHED // fixed.shape[-1]))
+    return all(math.isfinite(float(block.sum(dtype=torch.float32))) for block in blocks)
 
 
 def _nan_unless_finite(scores: Tensor) -> Tensor:

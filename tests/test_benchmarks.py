@@ -1,16 +1,33 @@
-"""The benchmarks run, on tiny sizes; their figures are of no interest here."""
+"""The benchmarks run, on tiny sizes, where their figures are of no interest; and the losses take little memory."""
 
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
+from lightning_topk.losses import (
+    BalancedSoftmaxLoss,
+    CrossEntropyLoss,
+    FocalLoss,
+    LDAMLoss,
+    NoisedTopKLoss,
+    SmoothTopKLoss,
+    STkLoss,
+    TopKHingeLoss,
+    TopKLoss,
+    VSLoss,
+)
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -63,3 +80,60 @@ def test_gpu_says_that_there_is_none() -> None:
     done = run("gpu.py")
     assert done.returncode == 2
     assert "This benchmark needs a CUDA device. Found none" in done.stderr
+
+
+@pytest.fixture
+def allocation_peak(monkeypatch: pytest.MonkeyPatch) -> Callable[..., float]:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("speed_measure").allocation_peak
+
+
+def test_peak_counts_what_torch_and_numpy_hold(allocation_peak: Callable[..., float]) -> None:
+    class Loss(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, logits: Tensor) -> Tensor:
+            kept = np.empty(logits.shape, np.float32)
+            ctx.save_for_backward(torch.from_numpy(kept), torch.empty_like(logits))
+            return logits.sum()
+
+        @staticmethod
+        def backward(ctx, grad: Tensor) -> Tensor:
+            left = [np.zeros(ctx.saved_tensors[0].shape, np.float32), torch.empty_like(ctx.saved_tensors[0])]
+            return torch.from_numpy(left[0])
+
+    logits = torch.zeros(128, 1_000)
+    # Two are kept, two are made in the backward pass.
+    assert allocation_peak(lambda logits, _: Loss.apply(logits), logits, None) == pytest.approx(4.0, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "most"),
+    [
+        (CrossEntropyLoss(), 1.1),
+        (FocalLoss(), 1.1),
+        (LDAMLoss(scale=2.0), 1.1),
+        (BalancedSoftmaxLoss(), 1.1),
+        (VSLoss(), 1.1),
+        (STkLoss(), 1.1),
+        (TopKHingeLoss(k=5), 1.1),
+        (TopKHingeLoss(k=5, variant="psi3"), 1.1),
+        (NoisedTopKLoss(k=5), 1.1),
+        (SmoothTopKLoss(k=5), 1.2),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_memory_of_a_step(
+    loss: TopKLoss, most: float, dtype: torch.dtype, allocation_peak: Callable[..., float]
+) -> None:
+    """The gradient is all that is held of the size of the logits."""
+    if dtype == torch.bfloat16:
+        if isinstance(loss, SmoothTopKLoss):
+            pytest.skip("takes a copy in float32")
+        # What is made in float32, or of some classes alone, weighs twice as much.
+        most = 2.2 if isinstance(loss, NoisedTopKLoss) else 1.3
+    loss.bind_class_counts(torch.arange(1, 10_001))
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(128, 10_000, generator=generator)
+    targets = torch.randint(10_000, (128,), generator=generator)
+    assert 1.0 <= allocation_peak(loss, logits.to(dtype), targets) <= most

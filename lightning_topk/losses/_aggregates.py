@@ -83,13 +83,13 @@ class Aggregate(LossWrapper):
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         losses, weights = self.row_losses(logits, targets)
         each = losses
-        if self.weight is not None or targets.is_floating_point():
+        if weights is not None and (self.weight is not None or targets.is_floating_point()):
             # A row without weight has the loss 0, or NaN, which should stay.
             each = losses / torch.where(weights > 0, weights, 1.0)
         return reduce_rows(self._pooled(each, losses, weights), weights, self.reduction)
 
     @abstractmethod
-    def _pooled(self, each: Tensor, losses: Tensor, weights: Tensor) -> Tensor:
+    def _pooled(self, each: Tensor, losses: Tensor, weights: Tensor | None) -> Tensor:
         """Turn losses of rows, and the same times their weights, into weighted contributions of rows."""
 
 
@@ -149,9 +149,9 @@ class AverageTopKLoss(Aggregate):
     ) -> None:
         super().__init__(loss, fraction, weight, ignore_index, reduction)
 
-    def _pooled(self, each: Tensor, losses: Tensor, weights: Tensor) -> Tensor:
+    def _pooled(self, each: Tensor, losses: Tensor, weights: Tensor | None) -> Tensor:
         if not self.training:
             return losses
-        flat = weights.reshape(-1)
-        shares = topk_shares(each.reshape(-1), self.fraction, flat) * flat.sum()
+        flat = None if weights is None else weights.reshape(-1)
+        shares = topk_shares(each.reshape(-1), self.fraction, flat) * (each.numel() if flat is None else flat.sum())
         return shares.reshape(each.shape) * each

@@ -6,7 +6,7 @@ from torch.nn.functional import logsigmoid
 
 from lightning_topk._reduce import reduce_labels
 from lightning_topk.losses._base import TopKLoss
-from lightning_topk.ops._log_odds import affine_log_odds
+from lightning_topk.ops._log_odds import log_odds_and_finite
 
 
 def cross_entropy_loss(
@@ -40,12 +40,15 @@ def cross_entropy_loss(
         tensor(3.2445)
     """
 
-    def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
+    def label_loss(scores: Tensor, labels: Tensor) -> Tensor | tuple[Tensor, bool]:
         if labels.shape[-1] == 1:
-            return -logsigmoid(affine_log_odds(scores, labels))
+            odds, finite = log_odds_and_finite(scores, labels)
+            return -logsigmoid(odds), finite
         return torch.logsumexp(scores, -1, keepdim=True) - scores
 
-    return reduce_labels(label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction)
+    return reduce_labels(
+        label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction, upcast=False
+    )
 
 
 class CrossEntropyLoss(TopKLoss):

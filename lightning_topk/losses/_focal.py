@@ -9,7 +9,7 @@ from torch.nn.functional import logsigmoid
 from lightning_topk._checks import check_float
 from lightning_topk._reduce import reduce_labels
 from lightning_topk.losses._base import TopKLoss, checked_scalar, non_negative
-from lightning_topk.ops import log_odds
+from lightning_topk.ops._log_odds import log_odds_and_finite
 
 
 def focal_loss(
@@ -54,11 +54,13 @@ def focal_loss(
     """
     check_float("gamma", gamma, 0.0)
 
-    def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
-        odds = log_odds(scores, labels)
-        return -torch.exp(gamma * logsigmoid(-odds)) * logsigmoid(odds)
+    def label_loss(scores: Tensor, labels: Tensor) -> Tensor | tuple[Tensor, bool]:
+        odds, finite = log_odds_and_finite(scores, labels)
+        return -torch.exp(gamma * logsigmoid(-odds)) * logsigmoid(odds), finite
 
-    return reduce_labels(label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction)
+    return reduce_labels(
+        label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction, upcast=False
+    )
 
 
 class FocalLoss(TopKLoss):

@@ -14,7 +14,7 @@ from lightning_topk._checks import (
     check_logits,
     check_per_class,
 )
-from lightning_topk._reduce import reduce_labels, sum_is_finite
+from lightning_topk._reduce import reduce_labels
 from lightning_topk.losses._base import TopKLoss, checked_scalar, non_negative, positive
 from lightning_topk.losses._class_margins import ClassMargins
 from lightning_topk.ops._gaussian_topk import smoothed_and_own
@@ -87,14 +87,11 @@ def gaussian_topk_loss(
     else:
         check_float("margin", margin, 0.0)
 
-    seen_finite = False
-
-    def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
-        nonlocal seen_finite
+    def label_loss(scores: Tensor, labels: Tensor) -> tuple[Tensor, bool]:
         single = labels if labels.shape[-1] == 1 else None
-        threshold, own, seen_finite = smoothed_and_own(scores, single, k + 1, epsilon, tolerance)
+        threshold, own, finite = smoothed_and_own(scores, single, k + 1, epsilon, tolerance)
         margins = margin.to(own)[labels] if isinstance(margin, Tensor) else margin
-        return torch.relu(scale * (margins + threshold.unsqueeze(-1) - own))
+        return torch.relu(scale * (margins + threshold.unsqueeze(-1) - own)), finite
 
     return reduce_labels(
         label_loss,
@@ -104,7 +101,6 @@ def gaussian_topk_loss(
         ignore_index=ignore_index,
         reduction=reduction,
         upcast=False,
-        known_finite=lambda scores: seen_finite or sum_is_finite(scores),
     )
 
 

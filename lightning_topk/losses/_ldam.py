@@ -9,7 +9,7 @@ from lightning_topk._checks import check_float, check_logits, check_per_class
 from lightning_topk._reduce import at_labels, reduce_labels
 from lightning_topk.losses._base import checked_scalar, positive
 from lightning_topk.losses._class_margins import ClassMargins
-from lightning_topk.ops._log_odds import affine_log_odds
+from lightning_topk.ops._log_odds import log_odds_and_finite
 
 
 def ldam_loss(
@@ -60,11 +60,14 @@ def ldam_loss(
     check_per_class("margins", margins, logits)
     check_float("scale", scale, 0.0, low_open=True)
 
-    def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
-        own = at_labels(margins.to(scores).expand_as(scores), labels)
-        return -logsigmoid(affine_log_odds(scores, labels, scale=float(scale)) - scale * own)
+    def label_loss(scores: Tensor, labels: Tensor) -> Tensor | tuple[Tensor, bool]:
+        odds, finite = log_odds_and_finite(scores, labels, scale=float(scale))
+        own = at_labels(margins.to(odds).expand_as(scores), labels)
+        return -logsigmoid(odds - scale * own), finite
 
-    return reduce_labels(label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction)
+    return reduce_labels(
+        label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction, upcast=False
+    )
 
 
 class LDAMLoss(ClassMargins):

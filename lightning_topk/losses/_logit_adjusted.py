@@ -12,7 +12,8 @@ from lightning_topk._reduce import reduce_labels
 from lightning_topk.imbalance import ZERO_COUNTS
 from lightning_topk.imbalance import log_priors as log_priors_of
 from lightning_topk.losses._base import TopKLoss, checked_scalar, non_negative
-from lightning_topk.ops._log_odds import affine_log_odds
+from lightning_topk.ops._log_odds import log_odds_and_finite
+from lightning_topk.ops._precision import working_dtype
 
 
 def logit_adjusted_loss(
@@ -59,15 +60,18 @@ def logit_adjusted_loss(
     check_per_class("log_priors", log_priors, logits)
     check_float("tau", tau, 0.0)
 
-    def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
-        shift = tau * log_priors.to(scores)
+    def label_loss(scores: Tensor, labels: Tensor) -> Tensor | tuple[Tensor, bool]:
+        shift = tau * log_priors.to(scores.device, working_dtype(scores))
         if labels.shape[-1] == 1:
-            return -logsigmoid(affine_log_odds(scores, labels, shift=shift))
+            odds, finite = log_odds_and_finite(scores, labels, shift=shift)
+            return -logsigmoid(odds), finite
         # The largest score is taken away first: added to large scores, the log-priors would lose their digits.
         scores = scores - scores.detach().amax(-1, keepdim=True)
         return -torch.log_softmax(scores + shift, -1)
 
-    return reduce_labels(label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction)
+    return reduce_labels(
+        label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction, upcast=False
+    )
 
 
 class PriorLoss(TopKLoss):

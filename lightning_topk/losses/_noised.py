@@ -14,7 +14,7 @@ from lightning_topk._checks import (
     check_num_samples,
     check_per_class,
 )
-from lightning_topk._reduce import reduce_labels, sum_is_finite
+from lightning_topk._reduce import reduce_labels
 from lightning_topk.losses._base import TopKLoss, checked_scalar, non_negative, positive
 from lightning_topk.ops._fixed_noise import fixed_noise
 from lightning_topk.ops._gather import mean_hinge
@@ -112,26 +112,17 @@ def _noised_hinge(
     check_classes_exceed_k(k, logits.shape[-1])
     if isinstance(margin, Tensor):
         check_per_class("margin", margin, logits)
-    seen_finite = False
 
-    def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
-        nonlocal seen_finite
-        classes, offsets, seen_finite = kth_draws(scores, k + 1, epsilon, num_samples, noise, generator)
+    def label_loss(scores: Tensor, labels: Tensor) -> tuple[Tensor, bool]:
+        classes, offsets, finite = kth_draws(scores, k + 1, epsilon, num_samples, noise, generator)
         margins = margin.to(offsets)[labels] if isinstance(margin, Tensor) else margin
         added = offsets.mean(-1, keepdim=True) + margins
         if labels.shape[-1] == 1:
-            return mean_hinge(scores, classes, labels, added, scale)
-        return torch.relu(scale * (added + scores.gather(-1, classes).mean(-1, keepdim=True) - scores))
+            return mean_hinge(scores, classes, labels, added, scale), finite
+        return torch.relu(scale * (added + scores.gather(-1, classes).mean(-1, keepdim=True) - scores)), finite
 
     return reduce_labels(
-        label_loss,
-        logits,
-        targets,
-        weight=weight,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        upcast=False,
-        known_finite=lambda scores: seen_finite or sum_is_finite(scores),
+        label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction, upcast=False
     )
 
 

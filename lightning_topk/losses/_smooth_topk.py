@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_topk._checks import check_classes_exceed_k, check_float, check_int, check_logits
-from lightning_topk._reduce import reduce_labels, sum_is_finite
+from lightning_topk._reduce import reduce_labels
 from lightning_topk.losses._base import TopKLoss, checked_scalar, non_negative, positive
 from lightning_topk.ops import exclusion_log_odds
 from lightning_topk.ops._symmetric import label_log_odds
@@ -76,26 +76,15 @@ def smooth_topk_loss(
     check_float("tau", tau, 0.0, low_open=True)
     check_float("alpha", alpha, 0.0)
 
-    seen_finite = False
-
-    def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
-        nonlocal seen_finite
+    def label_loss(scores: Tensor, labels: Tensor) -> tuple[Tensor, bool]:
         if labels.shape[-1] == 1:
-            odds, seen_finite = label_log_odds(scores, k, labels, k * tau)
+            odds, finite = label_log_odds(scores, k, labels, k * tau)
         else:
-            odds = exclusion_log_odds(scores, k, temperature=k * tau)
+            odds, finite = exclusion_log_odds(scores, k, temperature=k * tau), False
         # Beyond the threshold softplus is its argument, which is exact there in float64.
-        return (tau * torch.nn.functional.softplus(odds + alpha / tau, threshold=40.0)).to(scores.dtype)
+        return (tau * torch.nn.functional.softplus(odds + alpha / tau, threshold=40.0)).to(scores.dtype), finite
 
-    return reduce_labels(
-        label_loss,
-        logits,
-        targets,
-        weight=weight,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        known_finite=lambda scores: seen_finite or sum_is_finite(scores),
-    )
+    return reduce_labels(label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction)
 
 
 class SmoothTopKLoss(TopKLoss):

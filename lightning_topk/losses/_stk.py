@@ -81,12 +81,13 @@ class MATkLoss(Aggregate):
         # Of one dimension, as FSDP refuses parameters without.
         self.lambda_ = nn.Parameter(torch.tensor([self.initial_lambda]))
 
-    def _pooled(self, each: Tensor, losses: Tensor, weights: Tensor) -> Tensor:
+    def _pooled(self, each: Tensor, losses: Tensor, weights: Tensor | None) -> Tensor:
         threshold = self.lambda_.to(each).squeeze(0)
         if not self.training:
             # In the graph all the same: DDP raises on a parameter that a training step leaves out.
             return losses + 0 * threshold
-        return weights * (self._excess(each - threshold) + self.fraction * threshold)
+        pooled = self._excess(each - threshold) + self.fraction * threshold
+        return pooled if weights is None else weights * pooled
 
     def _excess(self, excess: Tensor) -> Tensor:
         return torch.relu(excess)

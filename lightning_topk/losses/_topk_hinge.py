@@ -10,10 +10,11 @@ from torch import Tensor
 from lightning_topk._checks import check_choice, check_float, check_int, check_logits, check_per_class
 from lightning_topk._reduce import reduce_labels
 from lightning_topk.losses._base import TopKLoss, checked_scalar, non_negative
-from lightning_topk.ops._best_others import best_others
+from lightning_topk.ops._best_others import best_others_and_finite
 from lightning_topk.ops._fused import fusable
 from lightning_topk.ops._largest import largest
 from lightning_topk.ops._places import places
+from lightning_topk.ops._precision import at_least_float32, working_dtype
 from lightning_topk.ops._sparse_gradient import sparse_gradient
 
 
@@ -113,11 +114,12 @@ def topk_hinge_loss(
     else:
         check_float("margin", margin, 0.0)
 
-    def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
-        least = margin.to(scores)[labels] if isinstance(margin, Tensor) else margin
+    def label_loss(scores: Tensor, labels: Tensor) -> Tensor | tuple[Tensor, bool]:
+        least = margin.to(scores.device, working_dtype(scores))[labels] if isinstance(margin, Tensor) else margin
         by_hand = fusable(scores, labels, least) and labels.shape[-1] == 1
         if by_hand and scores.device.type == "cpu" and num_classes > 1:
             return _by_hand(scores, labels, least, pool)
+        scores = scores if by_hand else at_least_float32(scores)
         order = largest(scores, min(pool.last + (not pool.with_label), num_classes))
         place = places(order, labels, num_classes)
         if labels.shape[-1] > 1:
@@ -138,18 +140,20 @@ def topk_hinge_loss(
             ahead = torch.arange(heads.shape[-1], device=order.device) < always
             taken = ((violations.detach() > 0) | ahead).to(violations.dtype)
         total = (violations * taken).sum(-1, keepdim=True)
-        value = (total.relu() / size).to(scores.dtype)
+        value = total.relu() / size
         if not by_hand:
-            return value
+            return value.to(scores.dtype)
         slopes = taken * ((total > 0).to(taken.dtype) / size)
         return sparse_gradient(value, scores, index, torch.cat([slopes, -slopes.sum(-1, keepdim=True)], -1))
 
-    return reduce_labels(label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction)
+    return reduce_labels(
+        label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction, upcast=False
+    )
 
 
-def _by_hand(scores: Tensor, labels: Tensor, margin: Tensor | float, pool: _Pool) -> Tensor:
-    """The losses of one label a row [N, 1], in NumPy."""
-    index, picked = best_others(scores.detach(), labels, min(pool.last, scores.shape[-1] - 1))
+def _by_hand(scores: Tensor, labels: Tensor, margin: Tensor | float, pool: _Pool) -> tuple[Tensor, bool]:
+    """The losses of one label a row [N, 1], in NumPy; and whether all scores were seen to be finite."""
+    index, picked, finite = best_others_and_finite(scores.detach(), labels, min(pool.last, scores.shape[-1] - 1))
     if pool.with_label:
         # The (K+1)-th of all is the K-th other class, the label or the next one, as 0, 1 or 2 of these are ahead of it.
         k, own = pool.last - 1, picked[:, -1:]
@@ -169,7 +173,8 @@ def _by_hand(scores: Tensor, labels: Tensor, margin: Tensor | float, pool: _Pool
         np.multiply(taken, (total > 0) / size, out=slopes[:, :-1])
         slopes[:, -1] = -slopes[:, :-1].sum(1)
         value = np.maximum(total, 0.0) / size
-    return sparse_gradient(torch.from_numpy(value), scores, torch.from_numpy(index), torch.from_numpy(slopes))
+    found = sparse_gradient(torch.from_numpy(value), scores, torch.from_numpy(index), torch.from_numpy(slopes))
+    return found, finite
 
 
 def _of_all_labels(

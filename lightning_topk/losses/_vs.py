@@ -10,7 +10,8 @@ from lightning_topk._checks import check_float, check_logits, check_per_class
 from lightning_topk._reduce import reduce_labels
 from lightning_topk.losses._base import checked_scalar, non_negative
 from lightning_topk.losses._logit_adjusted import PriorLoss
-from lightning_topk.ops._log_odds import affine_log_odds
+from lightning_topk.ops._log_odds import log_odds_and_finite
+from lightning_topk.ops._precision import working_dtype
 
 
 def vs_loss(
@@ -63,14 +64,17 @@ def vs_loss(
     check_float("gamma", gamma, 0.0)
     check_float("tau", tau, 0.0)
 
-    def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
-        priors = log_priors.to(scores)
+    def label_loss(scores: Tensor, labels: Tensor) -> Tensor | tuple[Tensor, bool]:
+        priors = log_priors.to(scores.device, working_dtype(scores))
         factors = (gamma * (priors - priors.amax())).exp()
         if labels.shape[-1] == 1:
-            return -logsigmoid(affine_log_odds(scores, labels, scale=factors, shift=tau * priors))
+            odds, finite = log_odds_and_finite(scores, labels, scale=factors, shift=tau * priors)
+            return -logsigmoid(odds), finite
         return -torch.log_softmax(factors * scores + tau * priors, -1)
 
-    return reduce_labels(label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction)
+    return reduce_labels(
+        label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction, upcast=False
+    )
 
 
 class VSLoss(PriorLoss):

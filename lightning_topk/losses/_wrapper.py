@@ -59,8 +59,11 @@ class LossWrapper(TopKLoss):
     def seed_noise(self, *key: int) -> None:
         self.loss.seed_noise(*key)
 
-    def row_losses(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the weighted inner losses of the samples, [...], and their weights, [...]; 0 and 0 where ignored."""
+    def row_losses(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the weighted inner losses of the samples, [...], and their weights, [...]; 0 and 0 where ignored.
+
+        None stands for the weight 1 of each of at least one sample.
+        """
         return weigh_rows(self.loss, logits, targets, weight=self.weight, ignore_index=self.ignore_index)
 
     def _counts_changed(self) -> None:

@@ -11,6 +11,8 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from lightning_topk._checks import MOST_CLASSES, check_ignore_index, check_int, check_num_classes, check_scores
 from lightning_topk.metrics._ranks import target_ranks
 
+_PLAIN = frozenset({"histogram", "_computed", "_update_count"})
+
 
 def rank_histogram(logits: Tensor, targets: Tensor, *, max_k: int = 5, ignore_index: int | None = None) -> Tensor:
     r"""Count the ranks of the labels per class.
@@ -131,6 +133,14 @@ class RankHistogram(Metric):
     @sample_limit.setter
     def sample_limit(self, value: int | None) -> None:
         self._sample_limit = None if value is None else check_int("sample_limit", value, 0)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # A collection sets these on each of its metrics at every update. They are no parameters, modules or buffers,
+        # and to look for those takes longer than to count.
+        if name in _PLAIN:
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Count a batch of logits [..., C] and targets [...]."""

@@ -9,8 +9,8 @@ outside.
 
 Every row is checked afterwards: the distribution function at the first and the last node says how much was left
 outside, and the sum over every other node, whose error is about the square root of that of all of them or larger, says
-whether the nodes were close enough. Rows in doubt are integrated again with four times the nodes, and by the plain way
-of :mod:`lightning_topk.ops._gaussian_quadrature` if that does not help; a row of NaN ends there too.
+whether the nodes were close enough. Rows in doubt are computed again with more of the best classes and more nodes, and
+by the plain way of :mod:`lightning_topk.ops._gaussian_quadrature` if that does not help; a row of NaN ends there too.
 
 The law is computed in float64, and the passes over the scores in float32. Forward keeps some ten numbers for each of
 the best classes; the gradient is written once, in the backward pass, with the slope of each row and the label in it.
@@ -27,14 +27,12 @@ from lightning_topk.ops._candidates import best_classes
 from lightning_topk.ops._gaussian_interval import SAMPLE, from_sample, guess, left_out, lowest, nodes
 from lightning_topk.ops._gaussian_law import kth_bounds, kth_law, quantile
 from lightning_topk.ops._gaussian_quadrature import Plan, smoothed_kth
-from lightning_topk.ops._gaussian_reach import within_reach, write_reach
+from lightning_topk.ops._gaussian_reach import Reach, within_reach, write_reach
 from lightning_topk.ops._gaussian_tail import Tail, fit_tail, write_shares
 from lightning_topk.ops._zeroed import zeros
 
 # Largest product of the half-widths of the law and of the tail for each degree of the polynomials.
 _WIDTHS = {4: 2.0, 6: 2.5, 8: 6.0, 14: 6.0}
-# The same for so many classes that count: the rounding of their sums in float32 grows with it.
-_MANY, _MANY_WIDTH = 8192, 2.5
 # Entries (rows x classes) of a block that the plain way computes.
 _PLAIN = 1 << 18
 # Standard deviations of the noise below the lowest threshold at which a class has no part.
@@ -64,9 +62,10 @@ class Accuracy(NamedTuple):
             return cls(13 + k // 4, 8, 5e-5, 0.03, 2e-3, 12, k <= _SINGLE, 160, 1.0)
         return cls(28 + k // 4, 14, 5e-7, 0.001, 1e-5, 40, False, 160, 0.8)
 
-    def doubled(self) -> "Accuracy":
+    def again(self, finer: bool) -> "Accuracy":
         """Sizes for the rows for which these were not enough. A degree above 14 would only add rounding of float32."""
-        return self._replace(nodes=3 * self.nodes, degree=14, single=False)
+        nodes = 3 * self.nodes if finer else 3 * self.nodes // 2
+        return self._replace(nodes=nodes, degree=14, more=self.more + 64, single=False)
 
 
 class Law(NamedTuple):
@@ -75,14 +74,19 @@ class Law(NamedTuple):
     best: Tensor  # [n, M]
     shares: Tensor  # the probability that each of them, and of the points of the tail or all classes, is the k-th
     tail: Tail | None
-    reach: Tensor | None  # classes [n, W] that the tail stands for, unless it is all
+    reach: Reach | None  # classes that the tail stands for, unless it is all
     finite: bool  # whether the sum of all scores is
-    doubtful: Tensor  # rows that the plain way computes
+    doubtful: Tensor  # [n]: whether the plain way computes a row
     others: "list[tuple[Tensor, Law]]"  # rows that were computed again, with their own law
 
 
 def smoothed_block(
-    scores: Tensor, k: int, epsilon: float, tolerance: float, known: tuple[Tensor, Tensor] | None = None
+    scores: Tensor,
+    k: int,
+    epsilon: float,
+    tolerance: float,
+    known: tuple[Tensor, Tensor] | None = None,
+    finer: bool = False,
 ) -> tuple[Tensor, Law]:
     """Value [n], float32, and law of a block of scores [n, C].
 
@@ -92,25 +96,24 @@ def smoothed_block(
         epsilon: Standard deviation of the noise.
         tolerance: Bound on the error of the value, in units of epsilon.
         known: About where the k-th largest noised score is, and a lower bound on it, shapes [n]; guessed when None.
+        finer: Whether known rows need more nodes.
     """
     accuracy = Accuracy.of(tolerance, k)
     if known is not None:
-        accuracy = accuracy.doubled()
+        accuracy = accuracy.again(finer)
     num_classes = scores.shape[1]
-    tail, reach, below, weights = None, None, None, torch.empty(0, len(scores), dtype=torch.float64)
+    tail, reach, weights = None, None, torch.empty(0, len(scores), dtype=torch.float64)
     if num_classes <= accuracy.all_of:
         kth, best, points, finite = _every_class(scores, k, epsilon)
     else:
         values, best, finite = best_classes(scores, 2 * k + accuracy.more if k > 1 else 20 + accuracy.more)
-        values, order = values.sort(1, descending=True)
-        best = best.gather(1, order)
         kth = values[:, k - 1 : k]
         head = _standardised(values, kth, epsilon)
-        centre, start = guess(head, k, num_classes) if known is None else known
+        centre, start = guess(head, k, num_classes, accuracy.outside) if known is None else known
         low = torch.minimum(lowest(head, start, k, num_classes, tolerance), head[-1] - 0.5)
-        chosen = within_reach(scores, kth.squeeze(1) + epsilon * low, epsilon, best[:, 0])
+        reach = within_reach(scores, kth.squeeze(1) + epsilon * low, epsilon, best[:, 0])
         degree = accuracy.degree
-        if chosen.classes is None:
+        if reach is None:
             if known is None and num_classes > SAMPLE:
                 bounds = from_sample(
                     scores, head, values[:, -1:], kth, epsilon, k, low, centre, degree, accuracy.outside
@@ -120,8 +123,9 @@ def smoothed_block(
                 degree = _degree(accuracy, bounds, low, head[-1])
             # What is further below has no part in the k-th largest.
             low = torch.minimum(start - quantile(0.3 * tolerance / num_classes), head[-1] - 0.5)
-        tail = fit_tail(chosen.scores, len(head), kth, epsilon, low, head[-1], centre, degree)
-        reach, below, points, weights = chosen.classes, chosen.just_below, torch.cat([head, tail.points]), tail.weights
+        counted = scores if reach is None else reach.scores
+        tail = fit_tail(counted, len(head), kth, epsilon, low, head[-1], centre, degree)
+        points, weights = torch.cat([head, tail.points]), tail.weights
     bounds = kth_bounds(points, weights, k, num_classes, accuracy.outside)
     if known is not None:
         bounds = bounds[0] - 0.3, bounds[1] + 0.3
@@ -135,34 +139,35 @@ def smoothed_block(
     again = ~sure
     if tail is not None and known is None:
         again |= (bounds[0] + bounds[1] - 2 * centre).abs() > 2 * accuracy.far
-        again |= left_out(law, low, below, *bounds, num_classes) > 0.3 * tolerance
+        again |= left_out(law, low, None if reach is None else reach.just_below, *bounds, num_classes) > 0.3 * tolerance
     if tail is not None and (reach is None or tolerance < 1e-3):
-        widest = _MANY_WIDTH if reach is None and num_classes > _MANY else _WIDTHS[degree]
-        again |= _width(bounds, low, head[-1]) > widest
-    rows = again.nonzero().squeeze(1)
-    if known is None and len(rows):
+        # Polynomials of a lower degree were chosen for a law about the centre.
+        about = centre if degree < accuracy.degree else None
+        again |= _width(bounds, low, head[-1], about) > _WIDTHS[degree]
+    if known is None and again.any():
         others = []
-        for few in rows.split(max(1, _AGAIN // num_classes)):
-            better = (bounds[0] + bounds[1])[few] / 2, bounds[0][few]
-            result[few], of_these = smoothed_block(scores[few], k, epsilon, tolerance, better)
-            others.append((few, of_these))
-        return result, Law(best, shares, tail, reach, finite, rows[:0], others)
+        for finer, rows in ((False, again & sure), (True, ~sure)):
+            for few in _few(rows, num_classes, _AGAIN):
+                better = (bounds[0] + bounds[1])[few] / 2, bounds[0][few]
+                result[few], of_these = smoothed_block(scores[few], k, epsilon, tolerance, better, finer)
+                others.append((few, of_these))
+        return result, Law(best, shares, tail, reach, finite, torch.zeros_like(again), others)
     plan = Plan.make(k, num_classes, tolerance)
-    for few in _few(rows, num_classes):
+    for few in _few(again, num_classes, _PLAIN):
         result[few] = smoothed_kth(scores[few].to(result.dtype), k, epsilon, plan)[0]
-    return result, Law(best, shares, tail, reach, finite, rows, [])
+    return result, Law(best, shares, tail, reach, finite, again, [])
 
 
 def write_gradient(
     scores: Tensor, law: Law, slope: Tensor, k: int, epsilon: float, tolerance: float, out: Tensor
 ) -> None:
     """Write the gradient [n, C] of a block of rows, times the slope [n] of each, into ``out``."""
-    shares = law.shares * slope.double()
     count = law.best.shape[1]
+    shares = law.shares * slope.double()
     if law.tail is not None and law.reach is not None:
-        write_reach(scores, law.reach, law.tail, shares[count:], out)
+        write_reach(law.reach, law.tail, law.shares[count:], slope, out)
     elif law.tail is not None:
-        write_shares(scores, law.tail, shares[count:], out)
+        write_shares(scores, law.tail, law.shares[count:], slope, out)
         if not law.finite:  # what is far below the interval was counted at its end
             out.masked_fill_(scores == -math.inf, 0)
     elif count < len(shares):
@@ -173,7 +178,7 @@ def write_gradient(
         write_gradient(scores[rows], other, slope[rows], k, epsilon, tolerance, part)
         out[rows] = part
     plan = Plan.make(k, scores.shape[1], tolerance)
-    for rows in _few(law.doubtful, scores.shape[1]):
+    for rows in _few(law.doubtful, scores.shape[1], _PLAIN):
         full = smoothed_kth(scores[rows].float(), k, epsilon, plan)[1]
         out[rows] = (full * slope[rows].unsqueeze(1)).to(out.dtype)
 
@@ -221,9 +226,13 @@ def _degree(accuracy: Accuracy, bounds: tuple[Tensor, Tensor], low: Tensor, high
     return lower[0] if lower else accuracy.degree
 
 
-def _width(bounds: tuple[Tensor, Tensor], low: Tensor, high: Tensor) -> Tensor:
-    """Product [n] of the half-widths of the law and of the tail, on which the error of the polynomials depends."""
-    return (bounds[1] - bounds[0]) * (high - low) / 4
+def _width(bounds: tuple[Tensor, Tensor], low: Tensor, high: Tensor, centre: Tensor | None = None) -> Tensor:
+    """Product [n] of the half-widths of the law and of the tail, on which the error of the polynomials depends.
+
+    That of the law is the larger distance to its centre, if this is given.
+    """
+    half = (bounds[1] - bounds[0]) / 2 if centre is None else torch.maximum(bounds[1] - centre, centre - bounds[0])
+    return half * (high - low) / 2
 
 
 def _integrate(
@@ -244,6 +253,6 @@ def _integrate(
     return value, shares / mass, sure, law
 
 
-def _few(rows: Tensor, num_classes: int) -> tuple[Tensor, ...]:
-    """Split rows into blocks for the plain way."""
-    return rows.split(max(1, _PLAIN // num_classes)) if len(rows) else ()
+def _few(rows: Tensor, num_classes: int, entries: int) -> tuple[Tensor, ...]:
+    """Indices of the rows [n] for which this holds, in blocks of so many entries."""
+    return rows.nonzero().squeeze(1).split(max(1, entries // num_classes)) if rows.any() else ()

@@ -10,15 +10,27 @@ from lightning_topk.ops._gaussian_tail import fit_tail
 
 # About the number of classes that are looked at first where all count.
 SAMPLE = 2048
+# Neighbours that are looked at together, as they come from memory together.
+_RUN = 16
+# Depth of the last of the best classes from which on the law is about that of the best classes alone.
+_ALONE = -5.0
 
 
-def guess(head: Tensor, k: int, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Guess where the k-th largest noised score is, and a lower bound on it, by how fast the scores fall."""
+def guess(head: Tensor, k: int, num_classes: int, outside: float) -> tuple[Tensor, Tensor]:
+    """Guess where the k-th largest noised score is, and a lower bound on it, from the best scores [M, n].
+
+    By how fast these fall, or from them alone where all others are further down.
+    """
     reach = max(0.5, quantile(k / num_classes))
     rate = math.log(len(head) / k) / (-head[-1]).clamp(min=1e-3)
     depth = reach * reach / rate
     centre = (depth * depth + reach * reach).sqrt() - depth
-    return centre, centre - 2.5 / (1 + 0.7 * k * rate.clamp(max=reach).square()).sqrt()
+    start = centre - 2.5 / (1 + 0.7 * k * rate.clamp(max=reach).square()).sqrt()
+    alone = (head[-1] < _ALONE).nonzero().squeeze(1)
+    if len(alone):
+        low, high = kth_bounds(head[:, alone], head[:0, alone], k, num_classes, outside)
+        centre[alone], start[alone] = (low + high) / 2, low
+    return centre, start
 
 
 def lowest(head: Tensor, start: Tensor, k: int, num_classes: int, tolerance: float) -> Tensor:
@@ -27,7 +39,7 @@ def lowest(head: Tensor, start: Tensor, k: int, num_classes: int, tolerance: flo
     low = start - 5
     for _ in range(3):
         count = k * (-rate * low).clamp(0, math.log(num_classes / k)).exp()
-        low = start + torch.special.ndtri(0.1 * tolerance / count)
+        low = start + torch.special.ndtri(2 * tolerance / count)
     return low
 
 
@@ -43,13 +55,14 @@ def from_sample(
     degree: int,
     outside: float,
 ) -> tuple[Tensor, Tensor]:
-    """Bounds on the k-th largest noised score from the best classes, and every so many-th of the others."""
-    step = scores.shape[1] // SAMPLE
-    sample = scores[:, ::step].contiguous()
+    """Bounds on the k-th largest noised score from the best classes, and a sample of the others."""
+    runs = SAMPLE // _RUN
+    step = scores.shape[1] // runs
+    sample = scores[:, : runs * step].unflatten(1, (runs, step))[:, :, :_RUN].flatten(1)
     counted = (sample > last).sum(1, keepdim=True)
     tail = fit_tail(sample, counted, kth, epsilon, low, head[-1], centre, degree)
     points = torch.cat([head, tail.points])
-    low, high = kth_bounds(points, step * tail.weights, k, scores.shape[1], outside)
+    low, high = kth_bounds(points, step / _RUN * tail.weights, k, scores.shape[1], outside)
     return low - 0.1, high + 0.1
 
 

@@ -31,7 +31,7 @@ from torch import Tensor
 Array = NDArray[np.float64]
 
 # Points at which the bounds are looked for.
-_GRID = 20
+_GRID = 16
 # Entries of memory that is kept.
 _KEPT = 1 << 21
 
@@ -68,10 +68,8 @@ def kth_bounds(points: Tensor, weights: Tensor, k: int, num_classes: int, outsid
     for left_out in reversed(range(k - 1)):
         torch.add(means[left_out + 1], chances[:, left_out], out=means[left_out])
     means.clamp_(min=1e-30).log_()
-    few, many = _poisson_means(k, outside)
-    high = _last_above(means, few + math.log(2), grid).amin(0)
-    low = _last_above(means[:1], many + math.log(2), grid)[0]
-    return low.double(), high.double()
+    bounds = _last_above(torch.cat([means, means[:1]]), _poisson_means(k, outside), grid)
+    return bounds[k].double(), bounds[:k].amin(0).double()
 
 
 def kth_law(
@@ -230,8 +228,11 @@ def _last_above(values: Tensor, levels: Tensor, grid: Tensor) -> Tensor:
 
 
 @cache
-def _poisson_means(k: int, outside: float) -> tuple[Tensor, Tensor]:
-    """Log-means at which a Poisson count is >= k, k - 1, ... 1, and < k, with the probability ``outside``."""
+def _poisson_means(k: int, outside: float) -> Tensor:
+    """Log-means at which a Poisson count is >= k, k - 1, ... 1, and then < k, with a probability; shape [k + 1, 1, 1].
+
+    They are those of twice the counts, as the complementary error function is twice a probability.
+    """
 
     def below(mean: float, count: int) -> float:
         term = total = math.exp(-mean)
@@ -245,7 +246,7 @@ def _poisson_means(k: int, outside: float) -> tuple[Tensor, Tensor]:
 
     few = [_falling(partial(above, k - j), 0.0, float(k)) for j in range(k)]
     many = _falling(lambda m: below(m, k) - outside, float(k), 4.0 * k + 60.0)
-    return torch.tensor(few).log().view(-1, 1, 1), torch.tensor([math.log(many)]).view(-1, 1, 1)
+    return (2 * torch.tensor([*few, many])).log().view(-1, 1, 1)
 
 
 @cache

@@ -10,20 +10,22 @@ from lightning_topk.ops._gaussian_tail import Tail, write_shares
 
 # With fewer classes, or more than this share of them in reach, a pass over all costs less than picking them.
 _CLASSES = 4096
-_SHARE = 1 / 6
+_SHARE = 1 / 8
 # Entries of a block that is converted to float32.
 _BLOCK = 1 << 18
+# Rows that are written together.
+_ROWS = 32
 
 
 class Reach(NamedTuple):
     """Some classes of each row, filled up to the same number for all."""
 
     scores: Tensor  # [N, W], -inf where a row has fewer
-    classes: Tensor | None  # int32, [N, W]; None if they are all classes
-    just_below: Tensor | None  # [N]: how many more, with what fills up the rows, lie little below the cut
+    classes: Tensor  # int32, [N, W]
+    just_below: Tensor  # [N]: how many more, with what fills up the rows, lie little below the cut
 
 
-def within_reach(scores: Tensor, cut: Tensor, little: float, spare: Tensor) -> Reach:
+def within_reach(scores: Tensor, cut: Tensor, little: float, spare: Tensor) -> Reach | None:
     """Pick the classes of scores above a cut.
 
     Args:
@@ -33,11 +35,11 @@ def within_reach(scores: Tensor, cut: Tensor, little: float, spare: Tensor) -> R
         spare: A class of each row that is written later on, shape [N]; it fills up the rows.
 
     Returns:
-        The classes picked, or all of them without a copy where they are not few.
+        The classes picked, None where they are not few.
     """
     num_classes = scores.shape[1]
     if num_classes < _CLASSES:
-        return Reach(scores, None, None)
+        return None
     values, classes, counts = [], [], []
     bound = int(num_classes * _SHARE)
     step = max(1, _BLOCK // num_classes)
@@ -46,33 +48,33 @@ def within_reach(scores: Tensor, cut: Tensor, little: float, spare: Tensor) -> R
         for row, limit in zip(scores[top : top + step].float().numpy(), limits[top : top + step], strict=True):
             above = row > limit
             if np.count_nonzero(above) > bound:
-                return Reach(scores, None, None)
+                return None
             chosen = np.flatnonzero(above)
-            classes.append(chosen)
-            values.append(row[chosen])
+            classes.append(chosen.astype(np.int32))
+            values.append(row.take(chosen))
             counts.append(np.count_nonzero(row > limit - little))
     width = max(1, max(map(len, classes)))
     picked = np.full((len(scores), width), -np.inf, np.float32)
     index = np.repeat(spare.numpy()[:, None].astype(np.int32), width, 1)
-    for place, (row, chosen) in enumerate(zip(values, classes, strict=True)):
+    for place, (row, members) in enumerate(zip(values, classes, strict=True)):
         picked[place, : len(row)] = row
-        index[place, : len(row)] = chosen
-    more = [width + count - 2 * len(chosen) for count, chosen in zip(counts, classes, strict=True)]
+        index[place, : len(row)] = members
+    more = [width + count - 2 * len(members) for count, members in zip(counts, classes, strict=True)]
     return Reach(torch.from_numpy(picked), torch.from_numpy(index), torch.tensor(more, dtype=torch.float64))
 
 
-def write_reach(scores: Tensor, classes: Tensor, tail: Tail, shares: Tensor, out: Tensor) -> None:
+def write_reach(reach: Reach, tail: Tail, shares: Tensor, slope: Tensor, out: Tensor) -> None:
     """Write what the points of a tail have, per unit of weight, to some classes, and nothing to all others.
 
     Args:
-        scores: Shape [N, C].
-        classes: Shape [N, W], from :func:`within_reach`.
+        reach: Some classes, from :func:`within_reach`.
         tail: The points that stand for them.
         shares: Shape [d + 1, N].
+        slope: Factor of each row, shape [N].
         out: Zeros of shape [N, C].
     """
-    index = classes.long()
-    picked = scores.gather(1, index)
-    values = torch.empty(picked.shape, dtype=out.dtype)
-    write_shares(picked, tail, shares, values)
-    out.scatter_(1, index, values)
+    for first in range(0, len(out), _ROWS):
+        rows = slice(first, first + _ROWS)
+        values = torch.empty(reach.scores[rows].shape, dtype=out.dtype)
+        write_shares(reach.scores[rows], tail.of(rows), shares[:, rows], slope[rows], values)
+        out[rows].scatter_(1, reach.classes[rows].long(), values)

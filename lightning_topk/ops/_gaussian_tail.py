@@ -19,27 +19,30 @@ interpolation is off by :math:`(a b)^{d + 1} / (2^d (d + 1)!)` of it: 5e-6 for d
 """
 
 import math
-from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-# Entries of all arrays for a block of scores, which stay in the cache.
-_CACHE = 1 << 19
+from lightning_topk.ops._gaussian_blocks import Map, affine, bell, blocks, to_interval
+
+# Largest size of the k-th score, in standard deviations of the noise, up to which the scores are near 0.
+_NEAR = 8.0
+# Degree up to which the logarithm of the shares is interpolated in place of their ratio to e.
+_DIRECT = 6
 
 
 class Tail(NamedTuple):
-    """Points and weights of the classes below the best ones, and the map from scores to v in [-1, 1]."""
+    """Points and weights of the classes below the best ones, and the map of their scores."""
 
-    shift: Tensor  # [N, 1] in the dtype of the scores: that of the k-th class
-    scale: Tensor  # [N, 1], as the next ones: v = (score - shift) * scale + offset, held in [-1, 1]
-    offset: Tensor
-    square: Tensor  # e = exp((square * v + linear) * v)
-    linear: Tensor
+    places: Map
     points: Tensor  # [d + 1, N], in standard deviations of the noise, the k-th score at 0
     weights: Tensor  # [d + 1, N]
+
+    def of(self, rows: slice) -> "Tail":
+        """The tail of some rows."""
+        return Tail(self.places.of(rows), self.points[:, rows], self.weights[:, rows])
 
 
 def fit_tail(
@@ -62,100 +65,69 @@ def fit_tail(
         low: Lower end of the interval of u, float64, shape [N]. Classes below it count nothing.
         high: Upper end, that of the last of the best classes.
         centre: c, shape [N].
-        degree: d, even and >= 4.
+        degree: d, even and >= 2.
 
     Returns:
         The points with their weights.
     """
     middle, half = (high + low) / 2, (high - low) / 2
-    parts = (1 / (epsilon * half), -middle / half, -0.5 * half.square(), half * (centre - middle))
+    scale = (1 / (epsilon * half)).float().double()
+    # Near 0 the difference of two scores needs no operation of its own: its rounding is next to nothing.
+    near = float(kth.abs().max()) <= _NEAR * epsilon
+    start = kth.squeeze(1).double() if near else torch.zeros_like(middle)
+    offset = -middle / half - start * scale
+    parts = (scale, offset, -0.5 * half.square(), half * (centre - middle))
     scale, offset, square, linear = torch.stack(parts).float().unsqueeze(-1)
-    tail = Tail(kth, scale, offset, square, linear, high, high)
-    sums = torch.zeros(len(scores), degree // 2 + 1, 2)
-    for block, part, memory in _blocks(scores, degree, tail, sums):
-        _fill(block, part, memory, memory.products[0])
-        torch.mul(memory.bases[:, 1:], memory.product[:, :1], out=memory.product[:, 1:])
-        part[-1].baddbmm_(memory.product, memory.ends)
+    places = Map(None if near else kth, scale, offset, square, linear)
+    sums = torch.zeros(len(scores), degree // 2 + 1, 2, dtype=torch.float64)
+    for block, part, (total,), memory in blocks(scores, degree // 2, places, sums):
+        weights = bell(to_interval(block, part, memory), part, memory)
+        before, last = memory.base[:2]
+        for order, higher in enumerate(memory.base[2:]):
+            # With these signs T_(m + 1) = 2 v T_m - T_(m - 1) is one operation.
+            value = 2 if order % 2 else -2
+            before, last = last, torch.addcmul(before, memory.base[1], last, value=value, out=higher)
+        torch.mul(last, weights, out=memory.product[1])
+        total.add_(memory.sums())
     # The best classes were held at v = 1, where every polynomial is 1. They are taken away again: what this loses in
     # digits is 1e-6 of one class beside M of them at the same place.
     square, linear = square.double(), linear.double()
-    sums = sums.double() - (best * (square + linear).exp()).unsqueeze(-1)
+    signs = _signs(degree // 2 + 1).unsqueeze(1)
+    sums = sums * torch.cat([signs, signs * signs[-1:]], 1)
+    sums = sums - (best * (square + linear).exp()).unsqueeze(-1)
     # T_(h + a) = 2 T_h T_a - T_(h - a)
     moments = torch.cat([sums[..., 0], 2 * sums[:, 1:, 1] - sums[:, :-1, 0].flip(1)], 1)
     nodes, lagrange = _interpolation(degree)
-    weights = (moments @ lagrange) / ((square * nodes + linear) * nodes).exp()
-    points = (nodes - offset.double()) / (scale.double() * epsilon)
-    return tail._replace(points=points.T, weights=weights.T)
+    weights = (moments @ lagrange) / places.bell(nodes)
+    points = ((nodes - offset.double()) / scale.double() - start.unsqueeze(1)) / epsilon
+    return Tail(places, points.T, weights.T)
 
 
-def write_shares(scores: Tensor, tail: Tail, shares: Tensor, out: Tensor) -> None:
-    """Write what the points have, per unit of weight, to the classes they stand for.
+def write_shares(scores: Tensor, tail: Tail, shares: Tensor, slope: Tensor, out: Tensor) -> None:
+    """Write what the points have, per unit of weight, times a factor to the classes they stand for.
 
     Args:
         scores: Shape [N, C].
         tail: What :func:`fit_tail` returned.
         shares: Shape [d + 1, N].
+        slope: Factor of each row, shape [N].
         out: Shape [N, C]. The best classes get numbers of no meaning.
     """
     degree = len(shares) - 1
-    half = degree // 2
     nodes, lagrange = _interpolation(degree)
-    values = shares.T / ((tail.square.double() * nodes + tail.linear.double()) * nodes).exp()
-    series = values @ lagrange.T
-    first, second = series.clone()[:, : half + 1], torch.zeros_like(series[:, : half + 1])
-    first[:, :half] -= series[:, half + 1 :].flip(1)
-    second[:, 1:] = 2 * series[:, half + 1 :]
-    coefficients = torch.stack([first, second], 1).float()
-    for block, part, memory in _blocks(scores, degree, tail, coefficients, out):
-        target, bell = part[-1], memory.products[2]
-        _fill(block, part, memory, bell)
-        torch.bmm(part[-2], memory.bases, out=memory.product[:, :2])
-        first, second = memory.products[:2]
-        torch.mul(first.addcmul_(second, memory.base[-1]), bell, out=target)
-
-
-class _Memory:
-    """Memory for the arrays of one block [n, m], used again for the next of its shape."""
-
-    def __init__(self, rows: int, columns: int, half: int) -> None:
-        self.bases, self.product = torch.ones(2, rows, half + 1, columns)
-        self.base, self.products = self.bases.unbind(1), self.product.unbind(1)
-        self.ends = self.bases[:, ::half].transpose(1, 2)
-        self.twice = torch.empty(rows, columns)
-
-
-def _blocks(
-    scores: Tensor, degree: int, tail: Tail, *arrays: Tensor
-) -> Iterator[tuple[Tensor, tuple[Tensor, ...], _Memory]]:
-    """Cut scores into blocks, with the rows of the tail and of other arrays, and memory that stays in the cache.
-
-    An array of the shape of the scores is cut like them.
-    """
-    columns, half = scores.shape[1], degree // 2
-    size = _CACHE // (2 * half + 3)
-    width = -(-columns // -(-columns // size))
-    height = max(1, size // width)
-    memories: dict[torch.Size, _Memory] = {}
-    parts = (scores, tail.shift, tail.scale, tail.offset, tail.square, tail.linear, *arrays)
-    for rows in zip(*(part.split(height) for part in parts), strict=True):
-        pieces = [part.split(width, 1) if part.shape[1] == columns else None for part in rows]
-        for place in range(len(rows[0].split(width, 1))):
-            block, *others = (row if piece is None else piece[place] for row, piece in zip(rows, pieces, strict=True))
-            if block.shape not in memories:
-                memories[block.shape] = _Memory(block.shape[0], block.shape[1], half)
-            yield block, tuple(others), memories[block.shape]
-
-
-def _fill(block: Tensor, part: tuple[Tensor, ...], memory: _Memory, bell: Tensor) -> None:
-    """Write Chebyshev polynomials of v up to half the degree into memory, and e of v."""
-    shift, scale, offset, square, linear = part[:5]
-    one, v, *higher = memory.base
-    torch.sub(block, shift, out=v).mul_(scale).add_(offset).clamp_(-1, 1)
-    torch.mul(v, square, out=bell).add_(linear).mul_(v).exp_()
-    twice = torch.add(v, v, out=memory.twice)
-    before, last = one, v
-    for next_one in higher:
-        before, last = last, torch.mul(twice, last, out=next_one).sub_(before)
+    # If the law is narrow, the logarithm of the shares is a polynomial as well, and takes fewer operations.
+    direct = degree <= _DIRECT
+    values = shares.clamp(min=1e-37).log().T if direct else shares.T / tail.places.bell(nodes)
+    factors = (values @ lagrange.T @ _powers(degree)).float()
+    columns = slope.float().unsqueeze(1), *factors.split(1, 1)
+    for block, part, (factor, *lower, last, target), memory in blocks(scores, 1, tail.places, *columns, out):
+        v, series = to_interval(block, part, memory), memory.product[1]
+        weights = factor if direct else bell(v, part, memory).mul_(factor)
+        affine(v, last, lower.pop(), out=series)
+        while lower:
+            torch.addcmul(lower.pop(), series, v, out=series)
+        # Written by a product, as exponentials are slow to write to new memory.
+        torch.mul(series.exp_() if direct else series, weights, out=target)
 
 
 @cache
@@ -166,3 +138,20 @@ def _interpolation(degree: int) -> tuple[Tensor, Tensor]:
     lagrange = 2 * torch.cos(orders.unsqueeze(1) * angles) / (degree + 1)
     lagrange[0] /= 2
     return torch.cos(angles), lagrange
+
+
+@cache
+def _powers(degree: int) -> Tensor:
+    """Coefficients [order, power] of Chebyshev polynomials."""
+    table = torch.zeros(degree + 1, degree + 1, dtype=torch.float64)
+    table[0, 0] = table[1, 1] = 1
+    for order in range(2, degree + 1):
+        table[order, 1:] = 2 * table[order - 1, :-1]
+        table[order] -= table[order - 2]
+    return table
+
+
+@cache
+def _signs(count: int) -> Tensor:
+    """Signs 1, 1, -1, -1, 1, ... of so many polynomials, shape [count]."""
+    return torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=torch.float64).repeat(count // 4 + 1)[:count]

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_topk.ops._candidates import at_places
 from lightning_topk.ops._lazy_noise_events import Events, draw_events
 from lightning_topk.ops._lazy_noise_split import Array, Index, Split
 from lightning_topk.ops._precision import at_least_float32
@@ -74,8 +75,8 @@ def lazy_draws(
     """
     num_rows, num_samples, width = cells.noise.shape
     at = (cells.noised == cells.kth[..., None]).argmax(-1)
-    classes = np.take_along_axis(split.classes, at, -1).reshape(-1)
-    noise = np.take_along_axis(cells.noise, at[..., None], -1).reshape(-1)
+    classes = at_places(split.classes, at).reshape(-1)
+    noise = at_places(cells.noise.reshape(-1, width), at.reshape(-1, 1))[:, 0]
     needed = np.maximum(threshold[:, None], cells.kth)
     events = draw_events(scores, split, threshold, rate, needed, generator)
     short = cells.kth < needed
@@ -100,11 +101,13 @@ def _order(k: int, split: Split, cells: Cells, events: Events) -> tuple[Index, A
         The cells that have events, and for each of them the k-th largest noised score, its class and its noise.
     """
     num_samples, width = cells.noise.shape[1:]
-    first = np.flatnonzero(np.diff(events.cells, prepend=-1))
-    hit, counts = events.cells[first], np.diff(first, append=events.cells.size)
+    size = events.cells.size
+    edges = np.concatenate(([0], np.flatnonzero(events.cells[1:] != events.cells[:-1]) + 1, [size]))
+    first, counts = edges[:-1], edges[1:] - edges[:-1]
+    hit = events.cells[first]
     together = np.full((hit.size, width + int(counts.max())), -np.inf, cells.noised.dtype)
     together[:, :width] = cells.noised.reshape(-1, width)[hit]
-    place = np.arange(events.cells.size) - np.repeat(first, counts)
+    place = np.arange(size) - np.repeat(first, counts)
     together[np.repeat(np.arange(hit.size), counts), width + place] = events.values
     kth = np.partition(together, -k, -1)[:, -k]
     at = (together == kth[:, None]).argmax(-1)

@@ -40,7 +40,7 @@ def rates(split: Split, threshold: Array) -> Tensor:
 
 def domination(lowest: float) -> float:
     r"""Return a c with :math:`c\,(z/a)\,e^{-z^2/2} \ge \varphi(z) / \Phi(z)` for all z >= a >= ``lowest`` > 0."""
-    return float(_DENSITY_AT_ZERO / _phi(lowest))
+    return _DENSITY_AT_ZERO / (0.5 * math.erfc(-lowest / math.sqrt(2)))
 
 
 def draw_events(
@@ -138,6 +138,6 @@ def _largest_of_each(cells: Index, classes: Index, values: Array, noise: Array, 
     return Events(cells[order], classes[order], values, noise[order])
 
 
-def _phi(z: NDArray[np.floating] | float) -> NDArray[np.float64]:
+def _phi(z: NDArray[np.floating]) -> NDArray[np.float64]:
     """Distribution function of the standard normal law."""
     return torch.special.ndtr(torch.as_tensor(z, dtype=torch.float64)).numpy()

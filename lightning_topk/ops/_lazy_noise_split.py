@@ -8,14 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_topk.ops._candidates import largest_places
+from lightning_topk.ops._candidates import largest_places, put_group_maxima
 from lightning_topk.ops._precision import at_least_float32
 
 Array = NDArray[np.floating]
 Index = NDArray[np.int64]
 
-# Entries of the rows that are read at a time, which stay in the cache of a core.
-_CACHED = 1 << 18
 # Blocks are counted in eights, as their rates are added up in two steps.
 BLOCKS_ADDED = 8
 
@@ -91,27 +89,3 @@ def split_classes(scores: Tensor, k: int, epsilon: float, num_candidates: int, g
         num_groups=num_groups,
         group_size=group_size,
     )
-
-
-def put_group_maxima(scores: Tensor, out: Tensor) -> bool:
-    """Write the largest score of each of G groups of classes g, g + G, g + 2 G, ... to ``out``, shape [N, G].
-
-    Returns:
-        Whether the sum of all scores is finite, and they are; looked at while a few rows are in the cache.
-    """
-    num_groups = out.shape[1]
-    whole = scores.shape[1] // num_groups
-    rows = max(1, _CACHED // scores.shape[1])
-    total = 0.0
-    for part, block in zip(out.split(rows), scores.split(rows), strict=True):
-        groups = block[:, : whole * num_groups].unflatten(1, (whole, num_groups))
-        if out.dtype == scores.dtype:
-            torch.amax(groups, 1, out=part)
-        else:
-            part.copy_(groups.amax(1))
-        left = block[:, whole * num_groups :]
-        if left.shape[1]:
-            part = part[:, : left.shape[1]]
-            torch.maximum(part, left, out=part)
-        total += float(block.sum(dtype=out.dtype))
-    return math.isfinite(total)

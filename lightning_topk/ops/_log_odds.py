@@ -1,5 +1,7 @@
 """Log-odds of classes under a softmax, without cancellation."""
 
+import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,6 +10,7 @@ from torch.autograd import Function
 
 from lightning_topk._checks import check_indices, check_logits
 from lightning_topk.ops._fused import block_like, fusable, gradient_like, gradient_of, row_blocks
+from lightning_topk.ops._precision import at_least_float32, working_dtype
 
 
 def log_odds(scores: Tensor, labels: Tensor) -> Tensor:
@@ -51,9 +54,20 @@ def affine_log_odds(
     scores: Tensor, labels: Tensor, *, scale: float | Tensor | None = None, shift: Tensor | None = None
 ) -> Tensor:
     """Log-odds under the softmax of ``scale * scores + shift``, as :func:`log_odds`; both by class, or one scale."""
+    return log_odds_and_finite(scores, labels, scale=scale, shift=shift)[0]
+
+
+def log_odds_and_finite(
+    scores: Tensor, labels: Tensor, *, scale: float | Tensor | None = None, shift: Tensor | None = None
+) -> tuple[Tensor, bool]:
+    """:func:`affine_log_odds` of scores of any precision, and whether all scores were seen to be finite.
+
+    One label per row needs no float32 copy of all scores of float16 or bfloat16; the odds are of float32 then.
+    """
     if scores.ndim == 2 and labels.shape[-1] == 1 and fusable(scores, labels, scale, shift):
-        return _LabelOdds.apply(scores, labels, scale, shift)
-    return plain_log_odds(scores, labels, scale, shift)
+        odds, finite = _LabelOdds.apply(scores, labels, scale, shift)
+        return odds, finite
+    return plain_log_odds(at_least_float32(scores), labels, scale, shift), False
 
 
 def plain_log_odds(
@@ -79,21 +93,28 @@ def plain_log_odds(
 
 
 class _LabelOdds(Function):
-    """:func:`affine_log_odds` of one label per row; nothing of the size of the scores is kept for the gradient."""
+    """:func:`affine_log_odds` of one label per row; nothing of the size of the scores is kept for the gradient.
+
+    On the CPU with whether the sum of all scores is finite, which is looked at while they are in the cache.
+    """
 
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, labels: Tensor, scale: float | Tensor | None, shift: Tensor | None) -> Tensor:
-        nothing = torch.finfo(scores.dtype).min
+    def forward(ctx: Any, scores: Tensor, labels: Tensor, scale: float | Tensor | None, shift: Tensor | None) -> Any:
         blocks = row_blocks(scores)
-        memory = block_like(scores, blocks)
-        column = scores.new_empty(scores.shape[0], 1)
+        memory = block_like(scores, blocks, working_dtype(scores))
+        nothing = torch.finfo(memory.dtype).min
+        column = memory.new_empty(scores.shape[0], 1)
         best, top, total, own = column, torch.empty_like(column), torch.empty_like(column), torch.empty_like(column)
+        by_value = scores.device.type == "cpu"
+        sums = 0.0
         for rows in blocks:
             part, label = scores[rows], labels[rows]
             block = memory[: part.shape[0]]
-            if scale is None and shift is None:
-                block.copy_(part)
-            else:
+            if part.dtype != block.dtype or (scale is None and shift is None):
+                part = block.copy_(part)
+            if by_value:
+                sums += float(part.sum())
+            if scale is not None or shift is not None:
                 best[rows] = _affine(part, scale, shift, None, out=block)
             own[rows] = block.gather(-1, label)
             block.scatter_(-1, label, nothing)
@@ -101,28 +122,37 @@ class _LabelOdds(Function):
             total[rows] = block.sub_(highest).exp_().sum(-1, keepdim=True)
         ctx.scale, ctx.shift = scale, shift
         ctx.save_for_backward(scores, labels, best, top, total)
-        return own.sub_(top).sub_(total.log())
+        return own.sub_(top).sub_(total.log()), by_value and math.isfinite(sums)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
+    def backward(ctx: Any, grad: Tensor, _: None) -> Any:
         scores, labels, best, top, total = ctx.saved_tensors
         scale, shift = ctx.scale, ctx.shift
         if torch.is_grad_enabled():
-            return gradient_of(lambda s: plain_log_odds(s, labels, scale, shift), scores, grad), None, None, None
+            plain = partial(plain_log_odds, labels=labels, scale=scale, shift=shift)
+            return gradient_of(lambda s: plain(at_least_float32(s)), scores, grad), None, None, None
         gradient = gradient_like(scores)
         factor = -grad / total
         if isinstance(scale, float):
             factor, grad = factor * scale, grad * scale
-        for rows in row_blocks(scores):
+        blocks = row_blocks(scores)
+        # Where the gradient is of less than float32, it is made here and rounded once.
+        memory = block_like(scores, blocks, top.dtype) if scores.dtype != top.dtype else None
+        for rows in blocks:
+            part = scores[rows]
             block = gradient[rows]
+            if memory is not None:
+                block = part = memory[: part.shape[0]].copy_(part)
             if scale is None and shift is None:
-                torch.sub(scores[rows], top[rows], out=block)
+                torch.sub(part, top[rows], out=block)
             else:
-                _affine(scores[rows], scale, shift, best[rows], out=block)
+                _affine(part, scale, shift, best[rows], out=block)
                 block.sub_(top[rows])
             block.exp_().mul_(factor[rows]).scatter_(-1, labels[rows], grad[rows])
             if isinstance(scale, Tensor):
                 block.mul_(scale)
+            if memory is not None:
+                gradient[rows] = block
         return gradient, None, None, None
 
 

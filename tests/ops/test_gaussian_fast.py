@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from lightning_topk.losses import gaussian_topk_loss
+from lightning_topk.ops import _gaussian_blocks, gaussian_topk
 from lightning_topk.ops import _gaussian_fast as fast
-from lightning_topk.ops import gaussian_topk
 from lightning_topk.ops._candidates import best_classes
+from lightning_topk.ops._gaussian_blocks import Memory
 from lightning_topk.ops._gaussian_function import fast_applies
 from lightning_topk.ops._gaussian_quadrature import Plan, smoothed_kth
 from lightning_topk.ops._gaussian_reach import within_reach
@@ -81,12 +82,48 @@ def test_many_classes(spread: float, tolerance: float) -> None:
     check(rows_of("raised", 30_000, spread, generator, rows=2), 6, 1.0, tolerance)
 
 
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-5])
 @pytest.mark.parametrize("heads", [6, 30])
-def test_many_classes_at_the_edge_of_what_counts(heads: int) -> None:
+def test_many_classes_at_the_edge_of_what_counts(heads: int, tolerance: float) -> None:
     """A few classes with a wide law of the k-th largest, and all others together at any depth below them."""
     scores = -torch.linspace(3.0, 9.0, 13).unsqueeze(1).repeat(1, 20_000)
     scores[:, :heads] = torch.linspace(0, 1e-3, heads)
-    check(scores, 6, 1.0, 1e-3)
+    check(scores, 6, 1.0, tolerance)
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-5])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 3.0, 10.0])
+@pytest.mark.parametrize("num_classes", [1000, 10_000])
+def test_no_ordinary_row_takes_the_plain_way(num_classes: int, spread: float, tolerance: float) -> None:
+    scores = rows_of("raised", num_classes, spread, torch.Generator().manual_seed(5), rows=16)
+    law = fast.smoothed_block(scores, 6, 1.0, tolerance)[1]
+    assert spread > 3 or sum(len(rows) for rows, _ in law.others) <= 1
+    assert not any(other.doubtful.any() for _, other in law.others)
+
+
+@pytest.mark.parametrize("shift", [-1.0, 1.0])
+def test_rows_of_which_the_sample_shows_too_little(shift: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = fast.from_sample
+    monkeypatch.setattr(fast, "from_sample", lambda *inputs: tuple(bound + shift for bound in found(*inputs)))
+    check(rows_of("normal", 4000, 0.3, torch.Generator().manual_seed(0)), 4, 1.0, 1e-3)
+    check(rows_of("ramp", 3292, 1.2, torch.Generator().manual_seed(0)), 4, 1.0, 1e-3)
+
+
+def test_sums_over_many_equal_classes_keep_their_digits() -> None:
+    """Added up one after the other in float32 they would be off by 3e-5."""
+    memory = Memory(1, 50_000, 2)
+    memory.base[2].fill_(0.7312)
+    memory.product[0].fill_(0.012345)
+    expected = 50_000 * torch.tensor([1.0, 1.0, 0.7312]).double() * torch.tensor(0.012345).double()
+    torch.testing.assert_close(memory.sums()[0, :, 0], expected, rtol=3e-6, atol=0)
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-5])
+def test_rows_one_by_one_and_together(tolerance: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = rows_of("raised", 5000, 0.5, torch.Generator().manual_seed(0)) + torch.tensor([[0.0], [1.0], [5.0], [9.0]])
+    together = value_and_gradient(scores, 6, tolerance=tolerance)
+    monkeypatch.setattr(_gaussian_blocks, "_ONE_BY_ONE", 1000)
+    torch.testing.assert_close(value_and_gradient(scores, 6, tolerance=tolerance), together, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -145,11 +182,11 @@ def test_rows_in_doubt_are_computed_again_and_then_by_the_plain_way(monkeypatch:
 
     monkeypatch.setattr(fast, "_integrate", counted)
     monkeypatch.setattr(fast.Accuracy, "of", lambda *_: accuracy._replace(doubt=1e-4))
-    assert fast.smoothed_block(scores, 6, 1.0, 1e-3)[1].others[0][1].doubtful.tolist() == []
+    assert not fast.smoothed_block(scores, 6, 1.0, 1e-3)[1].others[0][1].doubtful.any()
     assert counts == [accuracy.nodes, 3 * accuracy.nodes]
     torch.testing.assert_close(value_and_gradient(scores, 6, tolerance=1e-3), expected, atol=1e-3, rtol=0)
     monkeypatch.setattr(fast.Accuracy, "of", lambda *_: accuracy._replace(doubt=0.0))
-    assert fast.smoothed_block(scores, 6, 1.0, 1e-3)[1].others[0][1].doubtful.tolist() == [0, 1, 2, 3]
+    assert fast.smoothed_block(scores, 6, 1.0, 1e-3)[1].others[0][1].doubtful.all()
     torch.testing.assert_close(value_and_gradient(scores, 6, tolerance=1e-3), expected, atol=1e-3, rtol=0)
 
 
@@ -280,6 +317,7 @@ def test_classes_within_reach() -> None:
     scores = torch.randn(3, 5000, generator=torch.Generator().manual_seed(0))
     cut = torch.tensor([2.0, 1.5, 9.0])
     reach = within_reach(scores, cut, 0.5, torch.tensor([0, 1, 2]))
+    assert reach is not None
     width = reach.scores.shape[1]
     for row in range(3):
         expected = (scores[row] > cut[row]).nonzero().squeeze(1)
@@ -289,5 +327,5 @@ def test_classes_within_reach() -> None:
         assert (reach.scores[row, len(expected) :] == -math.inf).all()
         just_below = (scores[row] > cut[row] - 0.5).sum() - len(expected)
         assert reach.just_below[row] == just_below + width - len(expected)
-    assert within_reach(scores, torch.full((3,), -1.0), 0.5, torch.zeros(3, dtype=torch.long)).scores is scores
-    assert within_reach(scores[:, :400], cut, 0.5, torch.zeros(3, dtype=torch.long)).classes is None
+    assert within_reach(scores, torch.full((3,), -1.0), 0.5, torch.zeros(3, dtype=torch.long)) is None
+    assert within_reach(scores[:, :400], cut, 0.5, torch.zeros(3, dtype=torch.long)) is None

@@ -237,3 +237,15 @@ def test_smoothed_relu_in_half_precision() -> None:
 def test_one_number_is_no_list_of_k(ks: object) -> None:
     with pytest.raises(TypeError, match=r"`ks` should be a list of integers\. Found "):
         topk_metrics(5, ks)
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [float("-inf"), float("inf"), float("nan")])
+def test_a_row_that_is_not_finite_is_nan_where_all_classes_are_looked_at(
+    case: Case, dtype: torch.dtype, value: float
+) -> None:
+    logits = torch.randn(4, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
+    logits[1, 5] = value
+    losses_of_rows = case.make(6, reduction="none").eval()(logits, torch.tensor([4, 3, 4, 1]))
+    assert losses_of_rows.isnan().tolist() == [False, True, False, False]
