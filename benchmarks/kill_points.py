@@ -165,6 +165,8 @@ def _error(path: Path) -> Exception | None:
             assert yaml.safe_load(path.read_text()), "it is empty"
         elif path.suffix == ".png":
             Image.open(path).load()
+        elif path.suffix == ".html":
+            assert path.read_text().rstrip().endswith("</html>"), "it has no end"
         elif path.suffix == ".ckpt":
             torch.load(path, weights_only=True)
         else:

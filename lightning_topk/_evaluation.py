@@ -1,6 +1,7 @@
 """What one dataloader gives over one epoch of evaluation: ranks and mean loss, without padding."""
 
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -47,12 +48,16 @@ class Evaluation(nn.Module):
         num_classes: Number of classes C, or None to take it from the logits.
         max_k: The largest K that is asked for.
         ignore_index: Target value that is not counted.
+
+    Attributes:
+        observers: Functions that are called with the scores and class indices of the real rows of each batch.
     """
 
     def __init__(self, num_classes: int | None, max_k: int, ignore_index: int | None) -> None:
         super().__init__()
         self.histogram = RankHistogram(num_classes, max_k=max_k, ignore_index=ignore_index)
         self.loss = WeightedMean()
+        self.observers: list[Callable[[Tensor, Tensor], None]] = []
         self._rows: tuple[int, int] | None = None
         self._counted = True
 
@@ -77,8 +82,11 @@ class Evaluation(nn.Module):
         if self._counted:
             return
         self._counted = True
-        self.histogram.update(logits, targets.argmax(-1) if targets.is_floating_point() else targets)
+        labels = targets.argmax(-1) if targets.is_floating_point() else targets
+        self.histogram.update(logits, labels)
         self.loss.update(loss, weight)
+        for observe in self.observers:
+            observe(logits, labels)
 
     def counted(self) -> Tensor:
         """Return the histogram, summed over processes; all have to call this."""

@@ -1,4 +1,4 @@
-"""Pictures of losses.
+"""Pictures of losses and of class counts.
 
 Example:
     >>> from lightning_topk.losses import NoisedTopKLoss
@@ -12,12 +12,62 @@ import torch
 from torch import Tensor
 
 from lightning_topk._checks import check_float, check_int
+from lightning_topk.imbalance import check_counts, class_groups
 from lightning_topk.losses import TopKLoss
+from lightning_topk.report._style import GROUP_STYLES, INK, legend_beside, new_figure, tidy
 
-__all__ = ["plot_level_sets"]
+__all__ = ["plot_class_counts", "plot_level_sets"]
 
 # Corners of the triangle for the classes 0, 1 and 2; the label is the upper one.
 _CORNERS = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, 3**0.5 / 2]], dtype=torch.float64)
+
+
+def plot_class_counts(counts: Any, *, title: str = "", ax: Any = None) -> tuple[Any, Any]:
+    """Draw the training count of every class, the most frequent class first, on a logarithmic axis.
+
+    The curve is filled by group: many (more than 100 samples), medium (20 to 100) and few (fewer than 20). Classes
+    without samples end the curve.
+
+    Args:
+        counts: Training samples of each class, shape [C].
+        title: Title of the figure; that of given axes stays as it is.
+        ax: Matplotlib axes to draw on; a new figure when not given.
+
+    Returns:
+        The figure and the axes.
+
+    Raises:
+        ValueError: Counts that are none.
+
+    Example:
+        >>> figure, axes = plot_class_counts([500, 158, 50, 15, 5])
+        >>> axes.get_yscale()
+        'log'
+    """
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    values = check_counts(counts).sort(descending=True).values
+    if ax is None:
+        _, (ax,) = new_figure(1, title)
+    rank = torch.arange(len(values) + 1)
+    for group, mask in class_groups(values).items():
+        places = mask.nonzero().flatten()
+        if len(places):
+            first, last = int(places[0]), int(places[-1]) + 1
+            heights = torch.cat([values[first:last], values[last - 1 : last]])
+            label = f"{group}-shot\n({last - first:,} classes)"
+            color = GROUP_STYLES[group][0]
+            ax.fill_between(rank[first : last + 1], 0.5, heights, step="post", color=color, linewidth=0, label=label)
+    ax.step(rank, torch.cat([values, values[-1:]]), where="post", color=INK, linewidth=1.2)
+    ax.set_yscale("log")
+    ax.set(xlim=(0, len(values)), ylim=(0.5, 1.5 * int(values.max())))
+    ax.set_xlabel("classes, the most frequent first")
+    ax.set_ylabel("training samples")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else ""))
+    tidy(ax)
+    legend_beside(ax)
+    return ax.figure, ax
 
 
 def plot_level_sets(

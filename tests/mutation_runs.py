@@ -18,6 +18,7 @@ from PIL import Image
 from commands import GLYPHS, QUICKSTART, SHORT, SMALL, Printed, command
 from lightning_topk.cli import TopKCLI
 from mutations import Mutation, read
+from published import STAND_INS
 
 LONGEST = 12  # lines on stderr
 # Kinds of mistakes of which some show in the first steps alone.
@@ -64,6 +65,8 @@ def make_data(folder: Path) -> None:
         path = folder / "train" / f"class_{index % 6}" / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(images[index]).save(path)
+    for name, write in STAND_INS.items():
+        write(folder / name)
 
 
 def arguments(mutation: Mutation, folder: Path) -> list[str]:
@@ -81,7 +84,9 @@ def _of_file(mutation: Mutation, folder: Path) -> list[str]:
     if kind == "loss":
         return [*own, *GLYPHS, *SMALL]
     if kind == "data":
-        return [*QUICKSTART, *own, "--data.root", str(folder)] if "glyphs" not in mutation.file else [*QUICKSTART, *own]
+        name = Path(mutation.file).stem
+        root = folder / name if name in STAND_INS else folder
+        return [*QUICKSTART, *own, "--data.root", str(root)] if name != "glyphs" else [*QUICKSTART, *own]
     if kind != "trainer":
         return own
     # Without its accelerator a file is read, and nothing is made of it.
@@ -135,7 +140,8 @@ def _short(mutation: Mutation) -> list[str]:
     ]
     glyphs = mutation.file in ("quickstart.yaml", "data/glyphs.yaml")
     pairs += [("--data.num_classes", "12"), ("--data.max_count", "30")] if glyphs else []
-    pairs += [("--data.num_workers", "0"), ("--data.image_size", "32")] if "image_folder" in mutation.file else []
+    options = read(mutation.file).get("data", {}).get("init_args", {})
+    pairs += [(f"--data.{key}", value) for key, value in (("num_workers", "0"), ("image_size", "32")) if key in options]
     return [word for name, value in pairs if name.lstrip("-") != own for word in (name, value)]
 
 

@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 from commands import CONFIGS, GLYPHS, QUICKSTART, SHORT, SMALL, Printed, command, config_of
+from published import STAND_INS
 
 ALL = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
 LOSSES = [name for name in ALL if name.startswith("loss/")]
@@ -42,7 +43,7 @@ def folder_of_images(folder: Path) -> Path:
 
 
 def test_nothing_is_forgotten() -> None:
-    assert {name.rpartition("/")[0] for name in ALL} == {"", "loss", "data", "trainer"}
+    assert {name.rpartition("/")[0] for name in ALL} == {"", "loss", "data", "trainer", "recipes", "compare"}
     assert [name for name in ALL if "/" not in name] == ["quickstart.yaml"]
 
 
@@ -94,9 +95,12 @@ def test_data_over_the_quickstart(name: str, request: pytest.FixtureRequest, tmp
         if not (folder / NEEDS_FILES[name]).is_file():
             pytest.skip(f"needs the file {NEEDS_FILES[name]} among the real data")
         own = ("--data.root", str(folder), "--data.batch_size", "16")
-    elif name == "data/image_folder.yaml":
-        own = ("--data.root", str(folder_of_images(tmp_path / "images")), "--data.image_size", "32")
-        own += ("--data.num_workers", "0")
+    elif name != "data/glyphs.yaml":
+        options = config_of(*config(name), "--print_config=full")["data"]["init_args"]
+        smaller = {"image_size": "32", "num_workers": "0", "batch_size": "16", "imbalance_factor": "2"}
+        pairs = [(f"--data.{key}", value) for key, value in smaller.items() if key in options]
+        write = STAND_INS.get(Path(name).stem, folder_of_images)
+        own = ("--data.root", str(write(tmp_path / "files")), *(word for pair in pairs for word in pair))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         check(command("fit", *QUICKSTART, *config(name), *own, *RUN))

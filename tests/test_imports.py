@@ -30,7 +30,19 @@ HEAVY = (
 LAYERS = (
     {"_checks", "_constants", "_reduce", "imbalance", "schedules", "ops"},
     {"losses", "metrics", "heads"},
-    {"_evaluation", "backbones", "callbacks", "data", "durable", "module", "plot", "report"},
+    {
+        "_cifar_networks",
+        "_evaluation",
+        "_ranks",
+        "backbones",
+        "callbacks",
+        "data",
+        "durable",
+        "lr_schedulers",
+        "module",
+        "plot",
+        "report",
+    },
     {"compare", "cli"},
     {"__main__", "functional", "lightning_topk"},  # entry points: nothing inside imports them
 )

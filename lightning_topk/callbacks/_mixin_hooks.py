@@ -1,15 +1,14 @@
 """The work of TopKMixin that belongs to moments of the run rather than to a call of the loss."""
 
-import os
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 from torch.utils.data import BatchSampler
 
+from lightning_topk._ranks import seed_of_run, share_of_samples
 from lightning_topk.callbacks._loss_parameters import train_loss_parameters
 from lightning_topk.callbacks._optimizer_states import fit_states, places_of
 from lightning_topk.losses import TopKLoss
@@ -37,8 +36,7 @@ class MixinHooks(Callback):
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         if stage == "fit":
-            seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
-            self._seed = int(trainer.strategy.broadcast(seed))
+            self._seed = seed_of_run(trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         # Whoever made the optimizers, a method of the module or the command line, they are there by now.
@@ -54,7 +52,7 @@ class MixinHooks(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         # Processes that work on the same samples, as under tensor parallelism, have to draw the same noise.
-        share = (trainer.distributed_sampler_kwargs or {}).get("rank", trainer.global_rank)
+        share = share_of_samples(trainer)
         # Batches that were begun are one too many after a checkpoint from within a batch; those completed never are.
         done = trainer.fit_loop.epoch_loop.batch_progress.total.completed
         for module in pl_module.modules():

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from lightning_topk.callbacks._report_observed import Found, Observer
 from lightning_topk.callbacks._training_counts import known_names
 from lightning_topk.losses import TopKLoss
 from lightning_topk.report import accuracy_table, counts_summary
@@ -30,6 +31,8 @@ class Measured:
         counts: Training samples of each class, shape [C], or ``None``.
         names: Names of the classes, or ``None``.
         rows: The table at ``ks``.
+        found: What was seen beyond ranks, or ``None``.
+        source: The dataloader.
     """
 
     stage: str
@@ -40,6 +43,8 @@ class Measured:
     counts: Tensor | None
     names: list[str] | None
     rows: list[dict[str, Any]]
+    found: Found | None = None
+    source: Any = None
 
     @property
     def stem(self) -> str:
@@ -83,8 +88,22 @@ def check_module(module: Any, ks: list[int] | None) -> None:
         )
 
 
-def measure(trainer: Trainer, pl_module: Any, stage: str, ks: list[int] | None) -> list[Measured]:
-    """Read off what an evaluation that has just ended found; every rank has to call it, as histograms are summed."""
+def measure(
+    trainer: Trainer,
+    pl_module: Any,
+    stage: str,
+    ks: list[int] | None,
+    observer_of: Callable[[str], Observer | None],
+) -> list[Measured]:
+    """Read off what an evaluation that has just ended found; every rank has to call it, as histograms are summed.
+
+    Args:
+        trainer: The trainer.
+        pl_module: A module with the mixin.
+        stage: ``"val"`` or ``"test"``.
+        ks: The K of tables; those of the module's metrics when not given.
+        observer_of: Returns the observer of an evaluation of the module by its key: one on every rank, or none on all.
+    """
     batches, loaders = (
         (trainer.num_val_batches, trainer.val_dataloaders)
         if stage == "val"
@@ -96,6 +115,7 @@ def measure(trainer: Trainer, pl_module: Any, stage: str, ks: list[int] | None) 
         histogram = pl_module.topk_evaluations[f"{stage}_{loader}"].counted().cpu()
         if not len(histogram):  # no logits were seen, so that even their number is not known
             continue
+        observer = observer_of(f"{stage}_{loader}")
         own = None if counts is None or len(counts) != len(histogram) else counts.cpu()
         source = loaders[loader] if isinstance(loaders, (list, tuple)) else loaders
         found.append(
@@ -108,6 +128,8 @@ def measure(trainer: Trainer, pl_module: Any, stage: str, ks: list[int] | None) 
                 counts=own,
                 names=known_names([getattr(trainer, "datamodule", None), getattr(source, "dataset", None)]),
                 rows=accuracy_table(histogram, ks or pl_module.topk_ks, own),
+                found=None if observer is None else observer.summed(len(histogram), trainer.strategy.root_device),
+                source=source,
             )
         )
     return found

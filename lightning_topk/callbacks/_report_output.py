@@ -10,21 +10,15 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lightning_topk.callbacks._report_facts import Measured
 from lightning_topk.report import (
-    accuracy_by_count,
-    accuracy_by_k,
-    accuracy_table,
     class_table,
     console_table,
     csv_text,
     history_columns,
     json_text,
-    learning_curves,
-    png_of,
     write_atomically,
 )
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from rich.table import Table
 
 STAGES = {"val": "Validation", "test": "Test"}
@@ -99,50 +93,13 @@ def write_history(folder: ReportFolder, history: Sequence[Mapping[str, Any]]) ->
     folder.write("history.csv", csv_text(history_columns(history)))
 
 
-def write_figures(
-    folder: ReportFolder,
-    trainer: Trainer,
-    tables: Iterable[tuple[Measured, Mapping[str, Any]]],
-    history: Sequence[Mapping[str, Any]],
-) -> None:
-    """Draw the figures into the folder, and show them to the loggers that take figures."""
-    if not folder.writes:
-        return
-    try:
-        figures = dict(_figures(tables, history))
-        for name, figure in figures.items():
-            folder.write(f"{name}.png", png_of(figure))
-        for logger in trainer.loggers:
-            experiment: Any = getattr(logger, "experiment", None)
-            for name, figure in figures.items() if hasattr(experiment, "add_figure") else ():
-                experiment.add_figure(f"report/{name}", figure, global_step=trainer.global_step)
-    except Exception as error:  # a training of days does not end in an error for the sake of a figure
-        rank_zero_warn(f"The figures of TopKReport should be drawn at the end of a run. Found {error!r}.")
-
-
-def _figures(
-    tables: Iterable[tuple[Measured, Mapping[str, Any]]], history: Sequence[Mapping[str, Any]]
-) -> "Iterable[tuple[str, Figure]]":
-    for each, facts in tables:
-        title = _title(each, "" if facts["epoch"] is None else f", epoch {facts['epoch']}")
-        if each.counts is not None:
-            accuracy = class_table(each.histogram, [each.k])[f"top{each.k}"]
-            figure = accuracy_by_count(each.counts, accuracy, k=each.k, title=title)
-            yield f"{each.stem}_accuracy_by_count", figure
-        every_k = range(1, each.histogram.shape[1])
-        rows = accuracy_table(each.histogram, every_k, each.counts)
-        yield f"{each.stem}_accuracy_by_k", accuracy_by_k(rows, title=title)
-        if history and each.loader in (None, 0):
-            yield "learning_curves", learning_curves(history, each.ks, suffix=each.suffix)
-
-
 def print_report(folder: ReportFolder, tables: Iterable[tuple[Measured, Mapping[str, Any]]]) -> None:
     """Print the tables and, as the last line, the log directory."""
     from rich.console import Console
 
     console = Console()
     for measured, facts in tables:
-        title = _title(measured, " in %")
+        title = title_of(measured, " in %")
         if facts["checkpoint"] is not None:
             title += f", {os.path.basename(facts['checkpoint'])}"
         best = facts["best"]
@@ -177,6 +134,7 @@ def shown_path(path: str) -> str:
     return os.path.abspath(path) if relative.startswith(os.pardir) or relative == os.curdir else relative
 
 
-def _title(measured: Measured, unit: str) -> str:
+def title_of(measured: Measured, unit: str) -> str:
+    """Return what is evaluated, with the unit, and the number of the dataloader where there are several."""
     loader = "" if measured.loader is None else f", dataloader {measured.loader}"
     return f"{STAGES[measured.stage]} accuracy{unit}{loader}"

@@ -1,12 +1,13 @@
 """Make what is drawn in a training step a function of the run's seed, the rank and the batch."""
 
-import os
 import random
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_topk._ranks import seed_of_run, share_of_samples
 
 
 class SeedEveryBatch(Callback):
@@ -47,12 +48,10 @@ class SeedEveryBatch(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
-            self._seed = int(trainer.strategy.broadcast(seed))
+            self._seed = seed_of_run(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        share = (trainer.distributed_sampler_kwargs or {}).get("rank", trainer.global_rank)
-        key = (self._seed, share, trainer.current_epoch, batch_idx)
+        key = (self._seed, share_of_samples(trainer), trainer.current_epoch, batch_idx)
         low, high = (int(word) for word in np.random.SeedSequence(key).generate_state(2, np.uint32))
         torch.manual_seed(high << 32 | low)
         np.random.seed(low)

@@ -6,6 +6,7 @@
     $ lightning-topk fit --config configs/quickstart.yaml --config configs/loss/cross_entropy.yaml
     $ lightning-topk fit --config configs/quickstart.yaml --model.loss.k 3 --trainer.max_epochs 5
     $ lightning-topk validate --config logs/quickstart/version_0/config.yaml --ckpt_path last.ckpt
+    $ lightning-topk data describe --config configs/quickstart.yaml --figure counts.png
 
 It is a :class:`lightning.pytorch.cli.LightningCLI`: every option has the place in the YAML files that its name says, a
 class is named by ``class_path`` with its arguments in ``init_args``, and what the command builds, a user can build in
@@ -22,6 +23,7 @@ three lines of Python. On top of that:
   everything. Help on a class: ``lightning-topk fit --model.loss.help NoisedTopKLoss``.
 * Runs are seeded with 0 unless ``--seed_everything`` says otherwise, and are kept in ``logs/<name>/version_<n>`` with
   the complete configuration in ``config.yaml``.
+* ``data describe`` takes the same options and files, makes the data alone, and prints classes, counts and splits.
 * ``fit --ckpt_path last`` goes on with the latest run below the logger's folder, or starts the first one. A run that
   gets SIGTERM writes ``last.ckpt`` where it can go on exactly, and ends with the status 143.
 * A configuration is trusted like a program: it names the classes that are made, and files in the current folder can be

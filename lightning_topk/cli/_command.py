@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -19,7 +20,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_topk._checks import check_int
-from lightning_topk.callbacks import TopKReport
+from lightning_topk.callbacks import PredictionWriter, TopKReport
 from lightning_topk.cli._checkpoints import check_checkpoint
 from lightning_topk.cli._errors import add_fact, debugging, report_mistake, user_mistake
 from lightning_topk.cli._last_run import last_checkpoint, last_run, logger_options
@@ -44,12 +45,17 @@ _EXAMPLES = {
     for name in ("validate", "test", "predict")
 }
 
+# Commands that are no subcommands of LightningCLI: each a function of the arguments that follow, imported on demand.
+_TOOLS = {"data": "lightning_topk.cli._data:main", "compare": "lightning_topk.cli._compare:main"}
+
 _SUMMARY = f"""\
 subcommands:
   fit        train, and validate after each epoch
   validate   evaluate a checkpoint on the validation set
   test       evaluate a checkpoint on the test set
   predict    write the k best classes of each test sample to a file
+  compare    train several losses on the same data, and tabulate what they reach
+  data       print the classes, counts and splits of a data set: `{_PROGRAM} data describe --help`
 
 options:
   -h, --help  print this, or after a subcommand its options
@@ -96,7 +102,7 @@ class TopKCLI(LightningCLI):
                 "version": _HEADER.partition("==")[2],
                 "examples": _EXAMPLES["fit"][:2],
                 "summary": _SUMMARY if kwargs.get("run", True) else None,
-                **{name: {"examples": _EXAMPLES[name]} for name in self.subcommands()},
+                **{name: {"examples": _EXAMPLES.get(name, ())} for name in self.subcommands()},
             },
         }
         super().__init__(args=args, **{**options, **kwargs})
@@ -168,14 +174,8 @@ class TopKCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         self.parser.add_instantiator(_construct, object, subclasses=True)
-        try:
-            with self._last_run():
-                super().instantiate_classes()
-        except Exception as error:
-            failures = self.parser.failures  # type: ignore[attr-defined]
-            if failures and failures[-1] is not error and str(failures[-1]) in str(error):
-                raise failures[-1] from failures[-1].__cause__
-            raise
+        with own_failures(self.parser), self._last_run():
+            super().instantiate_classes()
         if isinstance(self.datamodule, ArrayDataModule | GlyphsDataModule):
             # Their samples lie in memory: there is nothing that worker processes could do sooner.
             warnings.filterwarnings("ignore", "The '.*' does not have many workers")
@@ -221,8 +221,19 @@ class TopKCLI(LightningCLI):
             options.version = None  # what is saved as the configuration names no run
 
     def predict(self, **options: Any) -> None:
-        """Predict, and save what the model returned as ``predictions.pt`` in the log directory."""
+        """Predict, and save what the model returned as ``predictions.pt`` in the log directory.
+
+        The k best classes of a :class:`~lightning_topk.TopKClassifier` are in ``predictions.csv`` as well, unless a
+        :class:`~lightning_topk.callbacks.PredictionWriter` was given that writes them elsewhere.
+        """
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        written = any(isinstance(callback, PredictionWriter) for callback in callbacks)
+        if isinstance(self.model, TopKClassifier) and not written:
+            callbacks.append(PredictionWriter())
         batches = self.trainer.predict(**options)
+        for callback in callbacks:
+            if isinstance(callback, PredictionWriter) and callback.written is not None:
+                print(callback.written)
         folder = self.trainer.log_dir
         if not batches or folder is None:
             return
@@ -256,6 +267,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a console script does not see the files of the current folder otherwise
     strict_parsing()
+    words = list(sys.argv[1:] if args is None else args)
     log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     log.addFilter(_no_advertisement)
     try:
@@ -266,7 +278,11 @@ def main(args: Sequence[str] | None = None) -> None:
             warnings.filterwarnings("ignore", "The dirpath has changed from")
             # What `--optimizer` is for.
             warnings.filterwarnings("ignore", ".*configure_optimizers` will be overridden")
-            TopKCLI(list(args) if args is not None else None)
+            if words and words[0] in _TOOLS:
+                module, _, function = _TOOLS[words[0]].partition(":")
+                getattr(import_module(module), function)(words[1:])
+            else:
+                TopKCLI(list(args) if args is not None else None)
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)
     except Exception as error:
@@ -277,6 +293,18 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(2)
     finally:
         log.removeFilter(_no_advertisement)
+
+
+@contextmanager
+def own_failures(parser: Any) -> Iterator[None]:
+    """Raise what a constructor has raised in the place of what jsonargparse makes of it."""
+    try:
+        yield
+    except Exception as error:
+        failures = parser.failures
+        if failures and failures[-1] is not error and str(failures[-1]) in str(error):
+            raise failures[-1] from failures[-1].__cause__
+        raise
 
 
 def _construct(cls: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

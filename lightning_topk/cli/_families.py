@@ -11,10 +11,13 @@ from torch.optim.lr_scheduler import LRScheduler
 
 # jsonargparse knows classes by their bare names once they are imported; these are found on first use otherwise.
 import lightning_topk.callbacks
-import lightning_topk.module  # noqa: F401
-from lightning_topk.data import ArrayDataModule, GlyphsDataModule, ImageFolderDataModule  # noqa: F401
+import lightning_topk.data
+import lightning_topk.module
 from lightning_topk.losses import TopKLoss
 from lightning_topk.schedules import Schedule
+
+for _name in lightning_topk.data.__all__:
+    getattr(lightning_topk.data, _name)
 
 # By the last part of the name of the option that takes such a class.
 FAMILIES: dict[str, type] = {

@@ -1,4 +1,4 @@
-"""Images or feature vectors from one ``.npz`` file."""
+"""Images or feature vectors from one ``.npz`` or ``.parquet`` file."""
 
 import os
 from functools import cached_property
@@ -13,6 +13,7 @@ from lightning_topk.data._array_dataset import ArrayDataset, channel_statistics
 from lightning_topk.data._augment import AugmentingCollate
 from lightning_topk.data._base import LongTailDataModule
 from lightning_topk.data._npz import NpzFile
+from lightning_topk.data._parquet import ParquetFile
 
 _LAYOUT = (
     "A data file should hold the arrays `x` and `y`, or `x_train`, `y_train` and, if they are fixed, `x_val`, `y_val`, "
@@ -22,12 +23,17 @@ _LAYOUT = (
 
 
 class ArrayDataModule(LongTailDataModule):
-    r"""Images or feature vectors from one ``.npz`` file, with given or drawn splits.
+    r"""Images or feature vectors from one ``.npz`` or ``.parquet`` file, with given or drawn splits.
 
     Two layouts are read. Arrays ``x`` and ``y`` hold all samples; the test set is where the array ``test_key`` is true
     or takes one of ``test_values``, or a share ``test_fraction`` of every class. Arrays ``x_train``, ``y_train``,
     ``x_val``, ``y_val``, ``x_test``, ``y_test`` hold the splits; a missing one is drawn from the training samples.
     Whatever is drawn is drawn class by class and leaves each class at least one training sample.
+
+    A ``.parquet`` file (read by pyarrow, ``pip install lightning-topk[parquet]``) holds feature vectors: labels in the
+    column ``y`` or ``label``, whole numbers or texts; the features in the column ``x`` or ``features`` of lists of
+    equal length, or else in all columns of floating point numbers. A column ``split`` with ``train``, ``val`` and
+    ``test`` gives the splits as arrays of these names do; other columns serve as ``test_key``.
 
     Images of dtype uint8 are scaled to [0, 1], get a channel dimension, and are normalised with mean and standard
     deviation of the training set; floating point images and feature vectors are taken as they are. Labels are read
@@ -95,9 +101,9 @@ class ArrayDataModule(LongTailDataModule):
         self._arrays: dict[str, np.ndarray[Any, Any]] = {}
 
     @cached_property
-    def archive(self) -> NpzFile:
+    def archive(self) -> NpzFile | ParquetFile:
         """The opened file."""
-        return NpzFile(self.root, self.file)
+        return (ParquetFile if self.file.endswith(".parquet") else NpzFile)(self.root, self.file)
 
     @cached_property
     def _named(self) -> bool:
@@ -200,6 +206,9 @@ class ArrayDataModule(LongTailDataModule):
         if len(shape) == 3:
             return (1, *shape[1:])
         return (shape[3], *shape[1:3]) if _channels_last(shape) else shape[1:]
+
+    def read_sizes(self) -> dict[str, int]:
+        return {split: len(rows) for split, (_, rows) in self.rows.items()}
 
     def read_train_labels(self) -> Tensor:
         key, rows = self.rows["train"]

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import default_collate
 
-from lightning_topk._checks import check_float
+from lightning_topk._checks import check_float, check_int
 from lightning_topk.data._resumable import Keyed
 
 
@@ -56,3 +56,38 @@ class AugmentingCollate:
     def __repr__(self) -> str:
         amounts = f"rotation={self.rotation:g}, shift={self.shift:g}, scale={self.scale:g}, flip={self.flip}"
         return f"{type(self).__name__}({amounts})"
+
+
+class ShiftAndMirror:
+    """Collate ``(x, y)`` samples, and shift and mirror every image at random, as is usual for CIFAR.
+
+    An image is shifted by a whole number of pixels along both axes, up to ``shift`` and uniform, and mirrored left to
+    right with probability 1/2: the crop of a padded image. The random numbers are as in :class:`AugmentingCollate`.
+
+    Args:
+        shift: Largest shift in pixels, >= 0.
+        fill: Value of each channel for pixels from outside, shape [C], or one value.
+    """
+
+    def __init__(self, shift: int = 4, *, fill: Tensor | float = 0.0) -> None:
+        self.shift = check_int("shift", shift, 0)
+        self.fill = torch.as_tensor(fill)
+
+    def __call__(self, samples: list[Any]) -> tuple[Tensor, Tensor]:
+        images, targets = default_collate(list(samples))
+        return self.augment(images, samples.generator() if isinstance(samples, Keyed) else None), targets
+
+    def augment(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return changed images, shape [B, C, H, W], by numbers from a generator or from the global one."""
+        size, channels, height, width = images.shape
+        up, left = torch.randint(0, 2 * self.shift + 1, (2, size, 1), generator=generator)
+        mirrored = torch.randint(0, 2, (size, 1), generator=generator).bool()
+        padded = self.fill.to(images.dtype).expand(channels)[:, None, None]
+        padded = padded.repeat(size, 1, height + 2 * self.shift, width + 2 * self.shift)
+        padded[:, :, self.shift : self.shift + height, self.shift : self.shift + width] = images
+        rows, columns = torch.arange(height) + up, torch.arange(width)
+        columns = torch.where(mirrored, columns.flip(0), columns) + left
+        return padded[torch.arange(size)[:, None, None], :, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(shift={self.shift})"

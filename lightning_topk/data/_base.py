@@ -11,12 +11,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_topk._checks import check_choice, check_float, check_int
+from lightning_topk._ranks import seed_of_run
 from lightning_topk.data._long_tail import ORDERS, PROFILES, long_tail_indices
 from lightning_topk.data._resumable import ResumableLoader, RunSeed
 from lightning_topk.data._splits import split_by_class
 from lightning_topk.imbalance import class_counts
 
 MOST_WORKERS = 1024  # of one loader; a slip of the hand beyond would bring the machine down
+_SPLITS = ("train", "val", "test")
 _STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
 
 
@@ -68,6 +70,10 @@ class LongTailDataModule(LightningDataModule, ABC):
     def build(self, split: str) -> Dataset[Any]:
         """Return the data set of the split ``"train"``, ``"val"`` or ``"test"``."""
 
+    def read_sizes(self) -> dict[str, int]:
+        """Return the number of samples of each split; a subclass that knows it without building the splits says so."""
+        return {split: len(self.dataset(split)) for split in _SPLITS}  # type: ignore[arg-type]
+
     @cached_property
     def class_names(self) -> list[str]:
         """Names of the classes, in the order of the labels."""
@@ -83,6 +89,12 @@ class LongTailDataModule(LightningDataModule, ABC):
         """Shape of one sample: (channels, height, width), or (features,)."""
         return self.read_shape()
 
+    @cached_property
+    def split_sizes(self) -> dict[str, int]:
+        """Number of samples of ``"train"``, ``"val"`` and ``"test"``, of the training set after the subsampling."""
+        sizes = self.read_sizes()
+        return {split: sizes[split] for split in _SPLITS}
+
     @property
     def num_classes(self) -> int:
         """Number of classes C."""
@@ -95,7 +107,7 @@ class LongTailDataModule(LightningDataModule, ABC):
 
     def dataset(self, split: str) -> Dataset[Any]:
         """Return the data set of ``"train"``, ``"val"`` or ``"test"``, built on the first call."""
-        check_choice("split", split, ("train", "val", "test"))
+        check_choice("split", split, _SPLITS)
         if split not in self._datasets:
             self._datasets[split] = self.build(split)
         return self._datasets[split]
@@ -103,7 +115,7 @@ class LongTailDataModule(LightningDataModule, ABC):
     def setup(self, stage: str | None = None) -> None:
         if stage == "fit":
             self._run_seed.value = None  # that of an earlier run; a checkpoint is loaded after this
-        for split in _STAGES.get(str(stage), ("train", "val", "test")):
+        for split in _STAGES.get(str(stage), _SPLITS):
             self.dataset(split)
 
     def state_dict(self) -> dict[str, Any]:
@@ -155,7 +167,7 @@ class LongTailDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[Any]:
         if self.trainer is not None and self._run_seed.value is None:
-            self._run_seed.value = int(self.trainer.strategy.broadcast(RunSeed().settle()))
+            self._run_seed.value = seed_of_run(self.trainer)
         return ResumableLoader(
             self.dataset("train"),
             self.batch_size,

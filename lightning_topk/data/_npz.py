@@ -24,6 +24,27 @@ def memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 2**63
 
 
+def check_file(root: str, file: str) -> None:
+    """Raise when there is no such file in a readable folder.
+
+    Raises:
+        FileNotFoundError: No such folder or file; the message names the data files that are there.
+        PermissionError: A folder that cannot be read.
+    """
+    if not os.access(root, os.R_OK | os.X_OK) and Path(root).exists():
+        raise PermissionError(f"Parameter `root` should name a readable folder. Found `{root}`, which is not.")
+    if not Path(root).is_dir():
+        raise FileNotFoundError(
+            f"Parameter `root` should name a folder that holds the data file `{file}`. Found no folder `{root}`."
+        )
+    if not Path(root, file).is_file():
+        near = sorted(path.name for path in Path(root).iterdir() if path.suffix in (".npz", ".parquet"))
+        raise FileNotFoundError(
+            f"Parameter `file` should name an `.npz` or `.parquet` file in `root = {root}`. Found no `{file}`"
+            + (f"; there are {', '.join(near[:10])}." if near else ", nor any other file of these kinds.")
+        )
+
+
 class NpzFile:
     """An ``.npz`` file whose arrays are read one by one, and only when asked for. Nothing in it is executed.
 
@@ -41,18 +62,7 @@ class NpzFile:
     def __init__(self, root: str, file: str) -> None:
         self.path = Path(root, file)
         self._law = "A data file should be an `.npz` archive as written by `numpy.savez`."
-        if not os.access(root, os.R_OK | os.X_OK) and Path(root).exists():
-            raise PermissionError(f"Parameter `root` should name a readable folder. Found `{root}`, which is not.")
-        if not Path(root).is_dir():
-            raise FileNotFoundError(
-                f"Parameter `root` should name a folder that holds the data file `{file}`. Found no folder `{root}`."
-            )
-        if not self.path.is_file():
-            near = sorted(path.name for path in Path(root).glob("*.npz"))
-            raise FileNotFoundError(
-                f"Parameter `file` should name an `.npz` file in `root = {root}`. Found no `{file}`"
-                + (f"; there are {', '.join(near[:10])}." if near else ", nor any other `.npz` file.")
-            )
+        check_file(root, file)
         try:
             with zipfile.ZipFile(self.path) as archive:
                 members = archive.namelist()

@@ -1,6 +1,5 @@
 """A training loader whose batches depend on the run's seed, the epoch and the position alone."""
 
-import os
 from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_collate
 
 from lightning_topk._checks import check_int
+from lightning_topk._ranks import seed_of_process, share_of_samples
 
 
 def mixed(*numbers: int) -> int:
@@ -27,7 +27,7 @@ class RunSeed:
     def settle(self) -> int:
         """Return the seed, which is that of ``seed_everything`` or of the global generator on the first call."""
         if self.value is None:
-            self.value = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
+            self.value = seed_of_process()
         return self.value
 
 
@@ -179,7 +179,7 @@ class ResumableLoader(DataLoader[Any]):
         first = (self.trainer.fit_loop.batch_idx + 1) % max(len(self), 1) if self._resumes else 0
         self._resumes = False
         # Processes that work on the same samples, as under tensor parallelism, have to change them alike.
-        share = (self.trainer.distributed_sampler_kwargs or {}).get("rank", self.trainer.global_rank)
+        share = share_of_samples(self.trainer)
         return self.seed.settle(), epoch, share, first
 
     @property

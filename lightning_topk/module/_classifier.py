@@ -15,6 +15,7 @@ from lightning_topk.backbones import build_backbone
 from lightning_topk.heads import NormalizedLinear
 from lightning_topk.losses import TopKLoss
 from lightning_topk.module._mixin import TopKMixin
+from lightning_topk.report._probabilities import softmax_factor
 
 if TYPE_CHECKING:
     _Loss = TopKLoss | dict[str, Any] | str
@@ -31,8 +32,9 @@ class TopKClassifier(TopKMixin, pl.LightningModule):
     ``train_loss``, ``val_loss``, ``test_loss`` and the metrics of :class:`TopKMixin`.
 
     Args:
-        backbone: ``"small_convnet"`` for small images, a classification network of torchvision by its name there, or
-            any module from inputs to features [N, D] with D in its attribute ``num_features`` or ``out_features``.
+        backbone: A name of :func:`~lightning_topk.backbones.build_backbone`, such as ``"small_convnet"`` for small
+            images, ``"identity"`` for feature vectors or ``"resnet50"``, or any module from inputs to features [N, D]
+            with D in its attribute ``num_features`` or ``out_features``.
         num_classes: Number of classes C > k.
         loss: The loss: an object, ``{"class_path": ..., "init_args": {...}}``, or a name from
             :mod:`lightning_topk.losses`.
@@ -126,10 +128,20 @@ class TopKClassifier(TopKMixin, pl.LightningModule):
         self._step(batch)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Return the k best classes of each row, ``classes`` [N, k], and their scores, ``logits`` [N, k]."""
+        """Return the k best classes of each row, ``classes`` [N, k], and their scores, ``logits`` [N, k].
+
+        Where the loss makes probabilities of the logits by a softmax, as cross-entropy does and no hinge loss, they are
+        there as well, ``probabilities`` [N, k].
+        """
         inputs = batch[0] if isinstance(batch, (list, tuple)) else batch
-        best = torch.topk(self.topk_scores(self(inputs)), self.topk_k)
-        return {"classes": best.indices, "logits": best.values}
+        scores = self.topk_scores(self(inputs))
+        best = torch.topk(scores, self.topk_k)
+        found = {"classes": best.indices, "logits": best.values}
+        factor = softmax_factor(self.topk_criterion)
+        if factor is not None:
+            normalizer = torch.logsumexp(factor * scores.float(), -1, keepdim=True)
+            found["probabilities"] = torch.exp(factor * best.values.float() - normalizer)
+        return found
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(

@@ -23,7 +23,12 @@ def accuracy_by_count(class_counts: Any, accuracy: Any, *, k: int, title: str = 
     .. math:: \bar a(n) = \frac{\sum_c w_c a_c}{\sum_c w_c}, \qquad
         w_c = \exp\left(-\frac{(\log_{10} n_c - \log_{10} n)^2}{2 h^2}\right)
 
-    with h = 0.12 decades. Classes that were not seen, or have no training sample, are left out.
+    with h = 0.12 decades. The band around it is the mean plus and minus 1.96 of its standard errors,
+
+    .. math:: \mathrm{se}^2 = \frac{\sum_c w_c^2 (a_c - \bar a)^2}{(\sum_c w_c)^2 - \sum_c w_c^2},
+
+    that is, where the mean would lie with other classes of the same training counts. Classes that were not seen, or
+    have no training sample, are left out.
 
     Args:
         class_counts: Training samples of each class, shape [C].
@@ -68,7 +73,10 @@ def accuracy_by_count(class_counts: Any, accuracy: Any, *, k: int, title: str = 
     axes.set_xscale("log")
     axes.margins(x=0.03)
     if len(counts):
-        grid, mean = _running_mean(counts, values)
+        grid, mean, error = running_mean(counts, values)
+        low, high = np.clip([mean - 1.96 * error, mean + 1.96 * error], 0, 100)
+        outline = np.concatenate([grid, grid[::-1]]), np.concatenate([low, high[::-1]])
+        axes.fill(*outline, color=INK, alpha=0.15, linewidth=0, zorder=2, label="its 95 % band")
         axes.plot(grid, mean, color=INK, linewidth=2.0, zorder=4, label="running mean")
         if np.ptp(np.log10(counts)) < 2.5:
             axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
@@ -85,11 +93,20 @@ def _whole(value: float, position: int | None = None) -> str:
     return f"{value:,.0f}" if value >= 1 else ""
 
 
-def _running_mean(counts: Any, values: Any) -> tuple[Any, Any]:
-    """Return counts, at most ``MEAN_POINTS`` of those that occur, and the weighted mean there."""
+def running_mean(counts: Any, values: Any) -> tuple[Any, Any, Any]:
+    """Return counts, at most ``MEAN_POINTS`` of those that occur, the weighted mean there, and its standard error.
+
+    The standard error is zero where the weight of one class is all there is.
+    """
     unique, inverse = np.unique(counts, return_inverse=True)
     # Classes of one count are summed first: 100,000 classes have few thousand different counts.
     number, total = np.bincount(inverse), np.bincount(inverse, weights=values)
+    squares = np.bincount(inverse, weights=values**2)
     grid = unique[np.unique(np.linspace(0, len(unique) - 1, MEAN_POINTS).round().astype(int))]
     weights = np.exp(-0.5 * ((np.log10(unique) - np.log10(grid)[:, None]) / BANDWIDTH) ** 2)
-    return grid, (weights @ total) / (weights @ number)
+    whole = weights @ number
+    mean = (weights @ total) / whole
+    spread = weights**2 @ squares - 2 * mean * (weights**2 @ total) + mean**2 * (weights**2 @ number)
+    room = whole**2 - weights**2 @ number
+    error = np.sqrt(np.divide(spread.clip(min=0), room, out=np.zeros_like(mean), where=room > 1e-9 * whole**2))
+    return grid, mean, error

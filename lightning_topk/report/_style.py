@@ -47,7 +47,8 @@ def legend_beside(axes: Any) -> None:
     if axes.get_legend_handles_labels()[0]:
         legend = axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
         for handle in legend.legend_handles:
-            handle.set_alpha(1.0)
+            if not hasattr(handle, "get_hatch") or hasattr(handle, "set_sizes"):  # a band stays as light as it is
+                handle.set_alpha(1.0)
             if hasattr(handle, "set_sizes"):  # dots, which may be tiny among many
                 handle.set_sizes([22.0])
 

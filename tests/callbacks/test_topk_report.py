@@ -47,7 +47,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:Experiment logs directory")
 
 LOGS = Path("logs", "run", "version_0")
 REPORT = LOGS / "report"
-FIGURES = {"val_accuracy_by_count.png", "val_accuracy_by_k.png", "learning_curves.png"}
+FIGURES = {
+    "val_accuracy_by_count.png",
+    "val_accuracy_by_k.png",
+    "val_coverage.png",
+    "val_average_k.png",
+    "learning_curves.png",
+}
+PAGE = {"report.html", "val_look_alikes.csv", "val_average_k.csv"}
 TABLES = {"val_table.csv", "val_table.json", "val_classes.csv", "history.csv"}
 # Shared by tests: a run leaves nothing in a callback that the next one would see.
 QUIET = TopKReport(figures=False)
@@ -96,7 +103,7 @@ def raising(error: BaseException) -> Any:
 
 def test_tables_agree_with_slow_loops() -> None:
     _, net = fit()
-    assert names() == TABLES | FIGURES
+    assert names() == TABLES | PAGE | FIGURES
     facts = read_json(REPORT / "val_table.json")
     pairs = slow_ranks(net, samples(30, seed=1))
     assert facts["ks"] == [1, 3]
@@ -180,7 +187,7 @@ def test_class_names_are_those_of_the_data_set() -> None:
 
 def test_without_counts_groups_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     fit(net=Net(loss=NoisedTopKLoss(k=3), class_counts=False))
-    assert names() == TABLES | FIGURES - {"val_accuracy_by_count.png"}
+    assert names() == TABLES | PAGE | FIGURES - {"val_accuracy_by_count.png"}
     assert [row["group"] for row in read_csv(REPORT / "val_table.csv")] == ["macro", "micro"]
     assert read_json(REPORT / "val_table.json")["class_counts"] is None
     assert "few" not in capsys.readouterr().out
@@ -302,7 +309,8 @@ def test_test_after_fit_in_one_folder(capsys: pytest.CaptureFixture[str]) -> Non
     trainer, net = fit()
     trainer.test(net, loader(25, seed=2), verbose=False)
     new = {"test_table.csv", "test_table.json", "test_classes.csv", "test_accuracy_by_count.png"}
-    assert names() == TABLES | FIGURES | new | {"test_accuracy_by_k.png"}
+    new |= {"test_coverage.png", "test_average_k.png", "test_average_k.csv", "test_look_alikes.csv"}
+    assert names() == TABLES | PAGE | FIGURES | new | {"test_accuracy_by_k.png"}
     assert capsys.readouterr().out.count(str(LOGS)) == 2
     facts = read_json(REPORT / "test_table.json")
     assert (facts["function"], facts["best"], facts["step"], facts["epoch"]) == ("test", None, 10, None)
@@ -325,7 +333,9 @@ def test_several_dataloaders(capsys: pytest.CaptureFixture[str]) -> None:
     make_trainer().fit(net, loader(), [loader(30, seed=1), loader(20, seed=2)])
     stems = {"val_dataloader_0", "val_dataloader_1"}
     ends = {"_table.csv", "_table.json", "_classes.csv", "_accuracy_by_count.png", "_accuracy_by_k.png"}
-    assert names() == {stem + end for stem in stems for end in ends} | {"history.csv", "learning_curves.png"}
+    ends |= {"_coverage.png", "_average_k.png", "_average_k.csv", "_look_alikes.csv"}
+    once = {"history.csv", "learning_curves.png", "report.html"}
+    assert names() == {stem + end for stem in stems for end in ends} | once
     for number, data in enumerate([samples(30, seed=1), samples(20, seed=2)]):
         facts = read_json(REPORT / f"val_dataloader_{number}_table.json")
         value = slow_accuracy(slow_ranks(net, data), 3, range(NUM_CLASSES))
@@ -412,7 +422,7 @@ def test_a_logger_that_fails_ends_no_run(capsys: pytest.CaptureFixture[str]) -> 
     logger.figures = Experiment(broken=True)
     with pytest.warns(UserWarning, match=r"should be drawn at the end of a run.*gone"):
         fit(logger=logger)
-    assert names() == TABLES | FIGURES
+    assert names() == TABLES | PAGE | FIGURES
     assert last_line(capsys.readouterr().out) == str(LOGS)
 
 
@@ -465,7 +475,7 @@ def test_two_ranks_report_what_one_does(capfd: pytest.CaptureFixture[str]) -> No
 @pytest.mark.timeout(60)
 def test_two_ranks_fit(capfd: pytest.CaptureFixture[str]) -> None:
     fit(devices=2, strategy=two_ranks())
-    assert names() == TABLES | FIGURES
+    assert names() == TABLES | PAGE | FIGURES
     assert [row["step"] for row in read_csv(REPORT / "history.csv")] == ["3", "6"]
     out = capfd.readouterr().out
     assert last_line(out) == str(LOGS)
@@ -499,7 +509,7 @@ def test_an_interrupted_run_leaves_what_was_measured(error: BaseException, capsy
     with pytest.raises((RuntimeError, SystemExit)):
         fit(At(12, raising(error)), TopKReport(), RichProgressBar(), max_epochs=5, enable_progress_bar=True)
     assert [row["step"] for row in read_csv(REPORT / "history.csv")] == ["5", "10"]
-    assert set(parsed()) == TABLES
+    assert set(parsed()) - PAGE == TABLES
     out = capsys.readouterr().out
     if isinstance(error, KeyboardInterrupt):
         assert names() >= FIGURES

@@ -245,7 +245,9 @@ def test_errors_name_the_folder_and_the_file(tmp_path: Path) -> None:
         FileNotFoundError, match=r"`root` should name a folder that holds .*`x.npz`.*no folder `.*/none`"
     ):
         _ = ArrayDataModule(str(tmp_path / "none"), "x.npz").num_classes
-    with pytest.raises(FileNotFoundError, match=r"`file` should name an `.npz` file.*no `x.npz`, nor any other"):
+    with pytest.raises(
+        FileNotFoundError, match=r"`file` should name an `.npz` or `.parquet` file.*no `x.npz`, nor any other"
+    ):
         _ = ArrayDataModule(str(tmp_path), "x.npz").num_classes
     toy(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"Found no `x.npz`; there are toy.npz\."):

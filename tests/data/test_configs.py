@@ -10,13 +10,22 @@ import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 
-from lightning_topk.data import ArrayDataModule, GlyphsDataModule, ImageFolderDataModule
+from lightning_topk import data
 
 CONFIGS = {
-    "glyphs": GlyphsDataModule,
-    "plankton": ArrayDataModule,
-    "omniglot_lt": ArrayDataModule,
-    "image_folder": ImageFolderDataModule,
+    "cifar10_lt": data.CIFAR10DataModule,
+    "cifar100_lt": data.CIFAR100DataModule,
+    "cifar100_noise": data.CIFAR100DataModule,
+    "features": data.ArrayDataModule,
+    "glyphs": data.GlyphsDataModule,
+    "image_folder": data.ImageFolderDataModule,
+    "imagenet_lt": data.ImageNetLTDataModule,
+    "inaturalist": data.INaturalistDataModule,
+    "omniglot_files": data.OmniglotDataModule,
+    "omniglot_lt": data.ArrayDataModule,
+    "places_lt": data.PlacesLTDataModule,
+    "plankton": data.ArrayDataModule,
+    "plantnet300k": data.PlantNet300KDataModule,
 }
 
 
@@ -24,6 +33,7 @@ def parser() -> ArgumentParser:
     result = ArgumentParser(exit_on_error=False)
     result.add_argument("--config", action="config")
     result.add_subclass_arguments(LightningDataModule, "data", fail_untyped=False)
+    result.add_argument("--model", type=dict)
     return result
 
 
@@ -32,10 +42,10 @@ def test_an_overlay_builds_its_data_module(name: str, repository: Path) -> None:
     path = repository / "configs" / "data" / f"{name}.yaml"
     assert path.read_text().startswith("# ")
     config = parser().parse_args([f"--config={path}", "--data.batch_size=7"])
-    data = parser().instantiate_classes(config).data
-    assert type(data) is CONFIGS[name]
-    assert data.batch_size == 7
-    assert dict(data.hparams)["batch_size"] == 7
+    module = parser().instantiate_classes(config).data
+    assert type(module) is CONFIGS[name]
+    assert module.batch_size == 7
+    assert dict(module.hparams)["batch_size"] == 7
 
 
 def test_every_overlay_is_tested(repository: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from matplotlib import image
 
 from lightning_topk.report import accuracy_by_count, accuracy_by_k, accuracy_table, learning_curves, png_of
-from lightning_topk.report._scatter import BANDWIDTH
+from lightning_topk.report._scatter import BANDWIDTH, running_mean
 
 HISTOGRAM = torch.tensor([[3, 1, 0], [1, 0, 1], [0, 1, 2], [0, 0, 0]])
 ROWS = [
@@ -99,3 +99,16 @@ def test_a_hundred_thousand_classes_give_a_small_file_quickly() -> None:
     png = png_of(accuracy_by_count(counts, accuracy, k=5))
     assert time.perf_counter() - start < 10
     assert len(png) < 500_000
+
+
+def test_the_band_is_that_of_the_weighted_mean() -> None:
+    counts, accuracy = [30, 30, 30, 30, 3000], [0.2, 0.4, 0.6, 0.8, 0.9]
+    grid, mean, error = running_mean(np.array(counts, dtype=float), np.array(accuracy))
+    assert (grid.tolist(), mean.tolist()) == ([30, 3000], pytest.approx([0.5, 0.9]))
+    assert error[0] == pytest.approx(np.std(accuracy[:4], ddof=1) / 2, rel=1e-6)  # equal weights: the usual one
+    assert error[1] == 0.0  # one class tells nothing of its spread
+    axes = accuracy_by_count(counts, accuracy, k=1).axes[0]
+    (band,) = axes.patches
+    assert band.get_label() == "its 95 % band"
+    low, high = 100 * (mean[0] - 1.96 * error[0]), 100 * (mean[0] + 1.96 * error[0])
+    assert {round(y, 6) for x, y in band.get_xy() if x == 30} == {round(low, 6), round(high, 6)}
