@@ -203,14 +203,25 @@ def test_fit_validate_test_predict(tmp_path: Path) -> None:
     found = torch.load(predict.last_line)
     assert found["classes"].shape == found["logits"].shape == (240, 3)
 
+    # What is asked for on the command line wins over what the checkpoint says.
+    asked = ("--model.posthoc_tau", "5", "--model.loss.epsilon=0.5")
+    adjusted = command("test", *GLYPHS, "--ckpt_path", str(checkpoint), *SHORT, *asked)
+    written = yaml.safe_load(Path(adjusted.last_line, "config.yaml").read_text())["model"]["init_args"]
+    inner = written["loss"]["init_args"]
+    assert (written["posthoc_tau"], inner["epsilon"], inner["k"]) == (5.0, 0.5, 3)
+    assert adjusted.out.partition("test_macro_top3")[2][:30] != test.out.partition("test_macro_top3")[2][:30]
+    gone = command("test", *GLYPHS, "--ckpt_path", str(checkpoint), *SHORT, "--model.loss.max_margin=0.1")
+    assert gone.status == 2
+    assert "`--model.loss.max_margin` should be one of the model in the checkpoint" in gone.err
+
     model = TopKClassifier.load_from_checkpoint(checkpoint)
     assert isinstance(model.topk_criterion, NoisedTopKLoss)
     assert (model.topk_k, model.head.weight.shape[0]) == (3, 12)
 
     config = ("--config", "logs/default/version_0/config.yaml")
     resumed = command("fit", *config, "--ckpt_path", str(checkpoint), "--trainer.max_epochs", "2")
-    assert (resumed.status, resumed.last_line) == (0, "logs/default/version_4")
-    assert yaml.safe_load(Path("logs/default/version_4/config.yaml").read_text())["trainer"]["max_epochs"] == 2
+    assert (resumed.status, resumed.last_line) == (0, "logs/default/version_5")
+    assert yaml.safe_load(Path("logs/default/version_5/config.yaml").read_text())["trainer"]["max_epochs"] == 2
 
 
 def test_a_version_that_is_named_is_overwritten() -> None:

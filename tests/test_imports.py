@@ -43,7 +43,8 @@ LAYERS = (
         "plot",
         "report",
     },
-    {"compare", "cli"},
+    {"compare"},
+    {"cli"},
     {"__main__", "functional", "lightning_topk"},  # entry points: nothing inside imports them
 )
 LAYER = {unit: depth for depth, units in enumerate(LAYERS) for unit in units}

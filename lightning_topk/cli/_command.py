@@ -24,6 +24,7 @@ from lightning_topk.callbacks import PredictionWriter, TopKReport
 from lightning_topk.cli._checkpoints import check_checkpoint
 from lightning_topk.cli._errors import add_fact, debugging, report_mistake, user_mistake
 from lightning_topk.cli._last_run import last_checkpoint, last_run, logger_options
+from lightning_topk.cli._model_options import model_options, option_values, set_options
 from lightning_topk.cli._parser import ConfigFile, TopKArgumentParser, own_defaults, strict_parsing
 from lightning_topk.cli._trainer_options import check_trainer_options
 from lightning_topk.data import ArrayDataModule, GlyphsDataModule
@@ -122,11 +123,12 @@ class TopKCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         with own_defaults():
             if isinstance(args, dict | Namespace):
+                self._model_options: list[str] = []
                 self.config = parser.parse_object(args)
             else:
-                self.config = parser.parse_args(
-                    [_print_config(arg) for arg in (sys.argv[1:] if args is None else args)]
-                )
+                given = [_print_config(arg) for arg in (sys.argv[1:] if args is None else args)]
+                self._model_options = model_options(given)
+                self.config = parser.parse_args(given)
         seed = self.config.get(self.config.get("subcommand", ""), self.config).get("seed_everything")
         if seed is not None and not isinstance(seed, bool):
             check_int("seed_everything", seed, 0, 2**32 - 1)
@@ -138,7 +140,10 @@ class TopKCLI(LightningCLI):
             if config.get("weights_only") is False:
                 return  # what is read here are values; the configuration has to name the model of anything else
             check_checkpoint(path)
+        # Lightning lets the checkpoint's hyper-parameters win, in silence, also over what was asked for here and now.
+        values = option_values(config.get("model"), self._model_options)
         super()._parse_ckpt_path()
+        set_options(self.config.get(self.config.get("subcommand", ""), self.config).get("model"), values)
 
     def before_instantiate_classes(self) -> None:
         if self.subcommand and self._get(self.config, "weights_only") is None:

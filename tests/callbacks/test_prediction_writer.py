@@ -313,7 +313,9 @@ def test_another_format() -> None:
 
 def test_parquet_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ModuleNotFoundError, match=r"need the package pyarrow: `pip install lightning-topk\[parquet\]`.*Found none"):
+    with pytest.raises(
+        ModuleNotFoundError, match=r"need the package pyarrow: `pip install lightning-topk\[parquet\]`.*Found none"
+    ):
         PredictionWriter(format="parquet")
 
 
