@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from lightning_topk._checks import check_classes_exceed_k, check_float, check_int, check_logits
 from lightning_topk._reduce import reduce_labels
 from lightning_topk.losses._base import TopKLoss, checked_scalar, non_negative, positive
 from lightning_topk.ops import exclusion_log_odds
+from lightning_topk.ops._scaled_softplus import ScaledSoftplus
 from lightning_topk.ops._symmetric import label_log_odds
 
 
@@ -66,6 +66,7 @@ def smooth_topk_loss(
         and defaults are those of the authors' code, where they were read; not those of the paper's text.
 
     Example:
+        >>> import torch
         >>> logits = torch.tensor([[4.0, -1.5, 2.5, 1.0]])
         >>> smooth_topk_loss(logits, torch.tensor([3]), k=2)
         tensor(1.7033)
@@ -76,15 +77,16 @@ def smooth_topk_loss(
     check_float("tau", tau, 0.0, low_open=True)
     check_float("alpha", alpha, 0.0)
 
+    loss = ScaledSoftplus(tau, alpha / tau)
+
     def label_loss(scores: Tensor, labels: Tensor) -> tuple[Tensor, bool]:
         if labels.shape[-1] == 1:
-            odds, finite = label_log_odds(scores, k, labels, k * tau)
-        else:
-            odds, finite = exclusion_log_odds(scores, k, temperature=k * tau), False
-        # Beyond the threshold softplus is its argument, which is exact there in float64.
-        return (tau * torch.nn.functional.softplus(odds + alpha / tau, threshold=40.0)).to(scores.dtype), finite
+            return label_log_odds(scores, k, labels, k * tau, loss)
+        return loss(exclusion_log_odds(scores, k, temperature=k * tau)).to(scores.dtype), False
 
-    return reduce_labels(label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction)
+    return reduce_labels(
+        label_loss, logits, targets, weight=weight, ignore_index=ignore_index, reduction=reduction, upcast=False
+    )
 
 
 class SmoothTopKLoss(TopKLoss):
@@ -114,6 +116,7 @@ class SmoothTopKLoss(TopKLoss):
         values by the authors' code).
 
     Example:
+        >>> import torch
         >>> loss = SmoothTopKLoss(k=2)
         >>> loss
         SmoothTopKLoss(k=2, tau=1.0, alpha=1.0)

@@ -22,17 +22,23 @@ def best_others(scores: Tensor, labels: Tensor, count: int) -> tuple[NDArray[np.
     Returns:
         Indices [N, M + 1] and scores [N, M + 1] in float64.
     """
-    return best_others_and_finite(scores, labels, count)[:2]
+    return _best_others(scores, labels, count, look=False)[:2]
 
 
 def best_others_and_finite(
     scores: Tensor, labels: Tensor, count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], bool]:
     """:func:`best_others`, and whether the sum of all scores was seen to be finite."""
+    return _best_others(scores, labels, count, look=True)
+
+
+def _best_others(
+    scores: Tensor, labels: Tensor, count: int, *, look: bool
+) -> tuple[NDArray[np.int64], NDArray[np.float64], bool]:
     own = labels.numpy()
     if scores.dtype == torch.float64:
         index = largest_others(scores, labels, count)
-        return index.numpy(), scores.gather(1, index).numpy(), math.isfinite(float(scores.sum()))
-    values, classes, finite = best_in_float64(scores, count, own)
+        return index.numpy(), scores.gather(1, index).numpy(), look and math.isfinite(float(scores.sum()))
+    values, classes, finite = best_in_float64(scores, count, own, look=look)
     height = scores.gather(1, labels).double().numpy()
     return np.concatenate([classes, own], 1), np.concatenate([values, height], 1), finite

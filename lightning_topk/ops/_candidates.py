@@ -44,21 +44,24 @@ def best_classes(scores: Tensor, count: int) -> tuple[Tensor, Tensor, bool]:
 
 
 def best_in_float64(
-    scores: Tensor, count: int, labels: NDArray[np.int64] | None = None
+    scores: Tensor, count: int, labels: NDArray[np.int64] | None = None, *, look: bool = True
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], bool]:
-    """:func:`best_classes` of float32 or less, without the labels [N, 1] where given; the scores in float64."""
+    """:func:`best_classes` of float32 or less, without the labels [N, 1] where given; the scores in float64.
+
+    Unless told to ``look`` at the sum of all scores, it is not known to be finite.
+    """
     num_classes = scores.shape[1]
     wanted = count if labels is None else count + 1  # the label's group is among them and may count for nothing
     if num_classes <= max(_FEW, 2 * _GROUP * wanted):
         scores = at_least_float32(scores)
-        finite = math.isfinite(float(scores.sum()))
+        finite = look and math.isfinite(float(scores.sum()))
         keys = _packed(scores.numpy())
         if labels is not None:
             keys[np.arange(len(keys)), labels[:, 0]] = -np.inf
         return *_unpacked(_last(keys, count)), finite
     groups = -(-num_classes // _GROUP)
     maxima = torch.empty(len(scores), groups)
-    finite = put_group_maxima(scores, maxima)
+    finite = put_group_maxima(scores, maxima, look=look)
     opened = _best_groups(maxima, wanted)
     members = (opened[:, None] + np.arange(0, groups * _GROUP, groups)[:, None]).reshape(-1, wanted * _GROUP)
     outside = members >= num_classes if groups * _GROUP > num_classes else None
@@ -76,18 +79,20 @@ def best_in_float64(
 def _best_groups(maxima: Tensor, count: int) -> NDArray[np.int64]:
     if maxima.shape[1] <= max(_FEW, 2 * _GROUP * count):
         return largest_places(maxima.numpy(), count)
-    return best_in_float64(maxima, count)[1]
+    return best_in_float64(maxima, count, look=False)[1]
 
 
-def put_group_maxima(scores: Tensor, out: Tensor) -> bool:
+def put_group_maxima(scores: Tensor, out: Tensor, *, look: bool = True) -> bool:
     """Write the largest score of each of G groups of classes g, g + G, g + 2 G, ... to ``out``, shape [N, G].
 
     Returns:
-        Whether the sum of all scores is finite, and they are; looked at while a few rows are in the cache.
+        Whether the sum of all scores is finite, and they are; looked at while a few rows are in the cache. False unless
+        told to look.
     """
     num_groups = out.shape[1]
     whole = scores.shape[1] // num_groups
-    rows = max(1, _CACHED // scores.shape[1])
+    # One operation for all rows is the fastest, where there is nothing else to do with a few of them.
+    rows = max(1, _CACHED // scores.shape[1] if look or scores.dtype != out.dtype else len(scores))
     total = 0.0
     for part, block in zip(out.split(rows), scores.split(rows), strict=True):
         block = block.to(out.dtype)
@@ -96,8 +101,9 @@ def put_group_maxima(scores: Tensor, out: Tensor) -> bool:
         if left.shape[1]:
             part = part[:, : left.shape[1]]
             torch.maximum(part, left, out=part)
-        total += float(block.sum())
-    return math.isfinite(total)
+        if look:
+            total += float(block.sum())
+    return look and math.isfinite(total)
 
 
 def largest_places(values: np.ndarray, count: int) -> NDArray[np.int64]:

@@ -111,14 +111,13 @@ def _polynomials(shares: np.ndarray) -> np.ndarray:
 def _by_scores(by_head: np.ndarray, shares: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Derivatives in the scores [P, N], from those in the polynomials of all of them [k + 1, N]."""
     count, k, _ = shares.shape
-    flows = np.zeros_like(shares)
+    flows = np.zeros(shares.shape)
     grad = by_head.copy()
     for i in range(count - 1, -1, -1):
         m = min(i + 1, k)
         np.multiply(shares[i, :m], grad[1 : m + 1], out=flows[i, :m])
         grad[:m] += flows[i, :m]
-    flows *= rows[:-1, :k]
-    return flows.sum(1)
+    return np.einsum("ijn,ijn->in", flows, rows[:-1, :k])
 
 
 def _by_power_sums(by_tail: np.ndarray, terms: np.ndarray) -> np.ndarray:

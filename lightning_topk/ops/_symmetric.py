@@ -10,6 +10,7 @@ from lightning_topk.ops._head_and_tail import Scores, levels, polynomials, signs
 from lightning_topk.ops._largest import largest, largest_others
 from lightning_topk.ops._power_sums import merge
 from lightning_topk.ops._precision import at_least_float32
+from lightning_topk.ops._scaled_softplus import ScaledSoftplus
 
 # Logarithm of nothing: finite, so that no difference of two of them is NaN, and below those of all scores.
 _NOTHING = -1e300
@@ -94,21 +95,29 @@ def exclusion_log_odds(logits: Tensor, k: int, labels: Tensor | None = None, *, 
     k = check_int("k", k, 1)
     check_classes_exceed_k(k, num_classes)
     check_float("temperature", temperature, 0.0, low_open=True)
-    logits = at_least_float32(logits)
     if labels is None:
+        logits = at_least_float32(logits)
         top = largest(logits, min(2 * k, num_classes - 1) + 1)
         return _all_log_odds(logits, k, top, temperature)
     flat, label = logits.reshape(-1, num_classes), labels.reshape(-1, 1)
     return label_log_odds(flat, k, label, temperature)[0].reshape(logits.shape[:-1])
 
 
-def label_log_odds(scores: Tensor, k: int, labels: Tensor, temperature: float) -> tuple[Tensor, bool]:
-    """Log-odds [N, 1] of the labels [N, 1] from scores [N, C]; and whether all scores were seen to be finite."""
+def label_log_odds(
+    scores: Tensor, k: int, labels: Tensor, temperature: float, loss: ScaledSoftplus | None = None
+) -> tuple[Tensor, bool]:
+    """Log-odds [N, 1] of the labels [N, 1] from scores [N, C]; and whether all scores were seen to be finite.
+
+    Scores of float16 and bfloat16 are read block by block, without a float32 copy of them all, where it is by hand.
+    With a loss of the log-odds, that is returned, in float32 for scores of float32 and less.
+    """
     if scores.device.type == "cpu" and fusable(scores, labels):
-        odds, finite = ExclusionOdds.apply(scores, labels, k, temperature, _label_log_odds)
-        return odds, finite
+        values, finite = ExclusionOdds.apply(scores, labels, k, temperature, _label_log_odds, loss)
+        return values, finite
+    scores = at_least_float32(scores)
     picked = largest_others(scores, labels, min(2 * k, scores.shape[-1] - 1))
-    return _label_log_odds(scores, picked, k, temperature), False
+    odds = _label_log_odds(scores, picked, k, temperature)
+    return odds if loss is None else loss(odds).to(scores.dtype), False
 
 
 def _label_log_odds(logits: Tensor, picked: Tensor, k: int, temperature: float) -> Tensor:

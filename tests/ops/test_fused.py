@@ -6,6 +6,7 @@ import mmap
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -27,11 +28,13 @@ from lightning_topk.ops import LapSum, SparseTopK, exclusion_log_odds, topk_simp
 from lightning_topk.ops import _fused as fused
 from lightning_topk.ops import _symmetric as symmetric
 from lightning_topk.ops import _topk_simplex as simplex
-from lightning_topk.ops._best_others import best_others
+from lightning_topk.ops._best_others import best_others, best_others_and_finite
 from lightning_topk.ops._fused import fusable
 from lightning_topk.ops._largest import largest, largest_others
 from lightning_topk.ops._log_odds import affine_log_odds, plain_log_odds
+from lightning_topk.ops._scaled_softplus import ScaledSoftplus
 from lightning_topk.ops._sparse_gradient import sparse_gradient
+from lightning_topk.ops._sums_of_powers import SumsOfPowers
 
 
 def rows(num_classes: int, spread: float, dtype: torch.dtype, count: int = 12) -> tuple[Tensor, Tensor]:
@@ -84,6 +87,107 @@ def test_exclusion_odds(num_classes: int, k: int, spread: float, temperature: fl
             )
         torch.testing.assert_close(value, expected, rtol=accuracy, atol=accuracy)
         assert ((gradient - slopes).abs().sum(-1) <= accuracy * slopes.abs().sum(-1)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("num_classes", "k"), [(6, 5), (30, 5), (9_000, 7)])
+@pytest.mark.parametrize("spread", [0.0, 3.0, 1e3])
+@pytest.mark.parametrize("temperature", [0.05, 5.0])
+def test_exclusion_odds_of_low_precision(
+    dtype: torch.dtype, num_classes: int, k: int, spread: float, temperature: float
+) -> None:
+    """Those of a copy in float32, and its gradient rounded once; also where the graph is used twice."""
+    scores, labels = rows(num_classes, spread, dtype)
+    wide = scores.detach().float().requires_grad_()
+    odds = [exclusion_log_odds(s, k, labels.squeeze(-1), temperature=temperature) for s in (scores, wide)]
+    assert odds[0].dtype == torch.float64
+    assert torch.equal(*odds)
+    weights = torch.linspace(-1, 2, len(labels), dtype=torch.float64)
+    expected = torch.autograd.grad(odds[1], wide, weights)[0].to(dtype)
+    for _ in range(2):
+        (gradient,) = torch.autograd.grad(odds[0], scores, weights, retain_graph=True)
+        assert gradient.dtype == dtype
+        # An ulp: product and sum are in one operation, or not, by the number of rows.
+        near = {"rtol": torch.finfo(dtype).eps, "atol": 2 * torch.finfo(dtype).smallest_normal}
+        torch.testing.assert_close(gradient, expected, **near)
+
+
+def test_exclusion_odds_of_low_precision_have_second_derivatives() -> None:
+    scores, labels = rows(30, 2.0, torch.bfloat16, count=3)
+    (gradient,) = torch.autograd.grad(
+        exclusion_log_odds(scores, 4, labels.squeeze(-1)).sum(), scores, create_graph=True
+    )
+    (second,) = torch.autograd.grad(gradient.square().sum(), scores)
+    wide = scores.detach().double().requires_grad_()
+    (gradient,) = torch.autograd.grad(exclusion_log_odds(wide, 4, labels.squeeze(-1)).sum(), wide, create_graph=True)
+    (expected,) = torch.autograd.grad(gradient.square().sum(), wide)
+    torch.testing.assert_close(second.double(), expected, rtol=0.02, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["transposed", "expanded", "part"])
+def test_exclusion_odds_of_any_layout(dtype: torch.dtype, layout: str) -> None:
+    values, labels = rows(40, 2.0, dtype)
+    values, labels = values.detach(), labels.squeeze(-1)
+    whole, view = {
+        "transposed": (values.t().contiguous(), lambda leaf: leaf.t()),
+        "expanded": (values[:1], lambda leaf: leaf.expand(12, -1)),
+        "part": (values.repeat(1, 2), lambda leaf: leaf[:, 3:43]),
+    }[layout]
+
+    def odds_and_gradient(contiguous: bool) -> tuple[Tensor, Tensor]:
+        leaf = whole.clone().requires_grad_()
+        scores = view(leaf).contiguous() if contiguous else view(leaf)
+        assert scores.is_contiguous() == contiguous
+        return with_gradient(lambda _: exclusion_log_odds(scores, 3, labels), leaf)
+
+    torch.testing.assert_close(odds_and_gradient(False), odds_and_gradient(True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("num_classes", [3, 40])
+def test_exclusion_odds_of_no_rows(dtype: torch.dtype, num_classes: int) -> None:
+    scores = torch.zeros(0, num_classes, dtype=dtype, requires_grad=True)
+    odds = exclusion_log_odds(scores, 2, torch.zeros(0, dtype=torch.long))
+    assert odds.shape == (0,)
+    (gradient,) = torch.autograd.grad(odds.sum(), scores)
+    assert gradient.shape == scores.shape
+
+
+@pytest.mark.parametrize("loss", [ScaledSoftplus(1.0, 0.0), ScaledSoftplus(0.1, 10.0), ScaledSoftplus(1e-3, 1e3)])
+def test_softplus_with_slope(loss: ScaledSoftplus) -> None:
+    special = torch.tensor([-1e300, -710.0, 1e5, 1e300, torch.inf, -torch.inf, torch.nan], dtype=torch.float64)
+    odds = torch.cat([torch.linspace(-1100, 100, 997, dtype=torch.float64), special]).requires_grad_()
+    value = loss(odds)
+    (slope,) = torch.autograd.grad(value.sum(), odds)
+    with np.errstate(all="ignore"):
+        found = map(torch.from_numpy, loss.with_slope(odds.detach().numpy()))
+    # Of numbers that are not normal only the size is right.
+    near = {"rtol": 1e-12, "atol": 1e-300, "equal_nan": True}
+    torch.testing.assert_close(tuple(found), (value.detach(), slope), **near)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("order", [1, 2, 5, 20])
+@pytest.mark.parametrize("lowest", [-0.5, -25.0, -60.0])
+def test_sums_of_powers(kept: bool, dtype: torch.dtype, order: int, lowest: float) -> None:
+    """In blocks of more and of fewer rows than are asked which powers matter, and of one; of odd widths."""
+    generator = torch.Generator().manual_seed(0)
+    exponents = lowest * torch.rand(43, 9_001, generator=generator, dtype=dtype)
+    numbers = exponents.exp()
+    before, sums = numbers.clone(), SumsOfPowers(order, len(numbers), dtype, kept=kept)
+    for block in (slice(0, 40), slice(40, 42), slice(42, 43)):
+        y = numbers[block]
+        sums.add(y, y.numpy(), float(exponents[block].min()), block)
+    assert torch.equal(numbers, before) or not kept
+    expected = torch.stack([before.double().pow(m).sum(-1) for m in range(1, order + 1)])
+    # What is extrapolated is below the rounding in the polynomials, as is what is added to tiny numbers.
+    ratio = order / (order + 1.0 + expected[:1])
+    degrees = torch.arange(1, order + 1, dtype=torch.float64)[:, None]
+    error = (torch.from_numpy(sums.all()) - expected).abs()
+    epsilon = torch.finfo(dtype).eps
+    assert (error <= 20 * epsilon * expected + epsilon * degrees / ratio**degrees).all()
 
 
 def test_exclusion_odds_have_second_derivatives() -> None:
@@ -151,6 +255,9 @@ def test_best_others(num_classes: int, count: int, dtype: torch.dtype) -> None:
     scores[3, 1:] = -torch.inf
     scores[4, 0] = torch.finfo(dtype).min
     index, values = map(torch.from_numpy, best_others(scores, labels, count))
+    again = best_others_and_finite(scores, labels, count)
+    assert torch.equal(index, torch.from_numpy(again[0]))
+    assert not again[2]
     assert torch.equal(index[:, -1:], labels)
     finite = torch.arange(len(scores)) != 3
     assert torch.equal(scores.gather(1, index).double()[finite], values[finite])
