@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -74,7 +75,12 @@ def key_of(config: Mapping[str, Any], checkpoint: str, monitor: str) -> str:
         '557e708ab5e6'
     """
     what = [essential(config), checkpoint, monitor if checkpoint == "best" else None]
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+    return _no_number(hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12])
+
+
+def _no_number(key: str) -> str:
+    """Change digits that YAML would read as a number, such as 166e89930085, which is infinite."""
+    return f"x{key[1:]}" if re.fullmatch(r"\d+(e\d+)?", key) else key
 
 
 def config_of_run(job: Job) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from compare.small import BASE
-from lightning_topk.compare._jobs import Job, config_of_run, essential, key_of
+from lightning_topk.compare._jobs import Job, _no_number, config_of_run, essential, key_of
 
 SCHEDULER = {"class_path": "lightning_topk.callbacks.EpsilonScheduler", "init_args": {"parameter": "epsilon"}}
 
@@ -84,3 +85,10 @@ def test_the_run_is_quiet_and_writes_into_its_folder() -> None:
     assert made["logger"]["init_args"] == {"save_dir": str(Path("out", "runs")), "name": "", "version": "k"}
     assert (made["enable_progress_bar"], made["enable_model_summary"], made["max_epochs"]) == (False, False, 2)
     assert essential(config_of_run(job))["trainer"]["max_epochs"] == 2
+
+
+@pytest.mark.parametrize("key", ["166e89930085", "123456789012", "000000000e12"])
+def test_no_key_is_read_as_a_number(key: str) -> None:
+    assert isinstance(yaml.safe_load(_no_number("abcdef123456")), str)
+    assert isinstance(yaml.safe_load(_no_number(key)), str)
+    assert _no_number(key)[1:] == key[1:]
