@@ -33,6 +33,7 @@ three lines of Python. On top of that:
   environment it ends in its traceback, as errors of other kinds always do.
 """
 
-from lightning_topk.cli._command import TopKCLI, main
+from lightning_topk.cli._command import TopKCLI
+from lightning_topk.cli._main import main
 
 __all__ = ["TopKCLI", "main"]

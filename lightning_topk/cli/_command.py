@@ -1,13 +1,9 @@
-"""The command itself."""
+"""LightningCLI with the defaults, checks and files of this package."""
 
-import logging
-import os
-import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -17,15 +13,14 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_topk._checks import check_int
 from lightning_topk.callbacks import PredictionWriter, TopKReport
 from lightning_topk.cli._checkpoints import check_checkpoint
-from lightning_topk.cli._errors import add_fact, debugging, report_mistake, user_mistake
+from lightning_topk.cli._errors import add_fact
 from lightning_topk.cli._last_run import last_checkpoint, last_run, logger_options
 from lightning_topk.cli._model_options import model_options, option_values, set_options
-from lightning_topk.cli._parser import ConfigFile, TopKArgumentParser, own_defaults, strict_parsing
+from lightning_topk.cli._parser import ConfigFile, TopKArgumentParser, own_defaults
 from lightning_topk.cli._trainer_options import check_trainer_options
 from lightning_topk.data import ArrayDataModule, GlyphsDataModule
 from lightning_topk.durable import AtomicCheckpointIO, SafeStop
@@ -45,9 +40,6 @@ _EXAMPLES = {
     name: [f"{_PROGRAM} {name} --config logs/quickstart/version_0/config.yaml --ckpt_path CHECKPOINT"]
     for name in ("validate", "test", "predict")
 }
-
-# Commands that are no subcommands of LightningCLI: each a function of the arguments that follow, imported on demand.
-_TOOLS = {"data": "lightning_topk.cli._data:main", "compare": "lightning_topk.cli._compare:main"}
 
 _SUMMARY = f"""\
 subcommands:
@@ -259,47 +251,6 @@ class TopKCLI(LightningCLI):
     after_validate = after_test = after_fit
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Run the command.
-
-    Args:
-        args: Arguments in place of those of the process.
-
-    Raises:
-        SystemExit: With status 2 and a few lines on stderr after a user's mistake; with status 143 and one line after
-            SIGTERM in a training, which goes on with ``--ckpt_path last``; with status 0 after help.
-    """
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a console script does not see the files of the current folder otherwise
-    strict_parsing()
-    words = list(sys.argv[1:] if args is None else args)
-    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    log.addFilter(_no_advertisement)
-    try:
-        with warnings.catch_warnings():
-            # Lightning's own code on torch >= 2.9.
-            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-            # Every run has a folder of its own, so a checkpoint always comes from another one.
-            warnings.filterwarnings("ignore", "The dirpath has changed from")
-            # What `--optimizer` is for.
-            warnings.filterwarnings("ignore", ".*configure_optimizers` will be overridden")
-            if words and words[0] in _TOOLS:
-                module, _, function = _TOOLS[words[0]].partition(":")
-                getattr(import_module(module), function)(words[1:])
-            else:
-                TopKCLI(list(args) if args is not None else None)
-    except SIGTERMException:
-        sys.exit(128 + signal.SIGTERM)
-    except Exception as error:
-        message = None if debugging() else user_mistake(error)
-        if message is None:
-            raise
-        report_mistake(message)
-        sys.exit(2)
-    finally:
-        log.removeFilter(_no_advertisement)
-
-
 @contextmanager
 def own_failures(parser: Any) -> Iterator[None]:
     """Raise what a constructor has raised in the place of what jsonargparse makes of it."""
@@ -319,10 +270,6 @@ def _construct(cls: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 def _print_config(arg: str) -> str:
     """Make the short form of ``--print_config`` the default."""
     return {"--print_config": "--print_config=skip_default", "--print_config=full": "--print_config="}.get(arg, arg)
-
-
-def _no_advertisement(record: logging.LogRecord) -> bool:
-    return "Tip: For seamless cloud" not in record.getMessage()
 
 
 def _joined(batches: list[Any]) -> Any:
