@@ -14,7 +14,7 @@ from typing import Any
 from lightning_topk.cli._families import FAMILIES, class_names
 
 _LONGEST = 6  # lines of another's message that are shown
-_LISTED = 12  # classes that are named when none is near
+_LISTED = 20  # classes that are named when none is near
 
 
 def explain(message: str, parser: Any) -> str:
