@@ -1,7 +1,7 @@
 """Find images in one folder per class, below a folder for each split."""
 
 import unicodedata
-from functools import cached_property
+from abc import abstractmethod
 from pathlib import Path
 
 from lightning_topk.data._images import ImageFilesDataModule, Samples, images_below
@@ -10,10 +10,10 @@ from lightning_topk.data._images import ImageFilesDataModule, Samples, images_be
 class ClassFoldersDataModule(ImageFilesDataModule):
     """Base of the data modules whose images lie in one folder per class, below the folder of a source."""
 
-    @cached_property
+    @property
+    @abstractmethod
     def folders(self) -> dict[str, Path]:
         """Folder of each source, that of ``"train"`` first."""
-        raise NotImplementedError
 
     def read_names(self) -> list[str]:
         names = subfolders(self.folders["train"], self.layout)
