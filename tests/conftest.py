@@ -18,6 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # One thread: small tensors gain nothing from more, and a forked worker of the DDP tests
 # hangs in OpenMP when its parent has already run a parallel region.
 torch.set_num_threads(1)
+# The first backward pass of a process starts a thread for each kind of device that is known by then, after which it
+# cannot be forked. There is none yet, but there would be after a first trace of the compiler.
+torch.ones(1, requires_grad=True).sum().backward()
 
 # HYPOTHESIS_PROFILE=long searches with fresh random examples; "ci" repeats the same short list each time.
 settings.register_profile("ci", max_examples=25, derandomize=True, database=None, deadline=None)

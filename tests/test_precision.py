@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 from cases import CASES
+from lightning_topk.callbacks import EpsilonScheduler
+from lightning_topk.schedules import Linear
 from runs import CLASSES, Net, loader, make_trainer, seeded, vectors
 
 # Precision: dtypes of the weights, of the logits and of the loss.
@@ -152,6 +155,20 @@ breaks = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that
 @pytest.mark.timeout(300)
 def test_a_compiled_module_trains_as_it_does_uncompiled() -> None:
     compiled_as_it_was("ImbalancedNoisedTopKLoss", backend="aot_eager")
+
+
+@breaks
+@pytest.mark.timeout(300)
+def test_a_schedule_does_not_compile_the_module_anew() -> None:
+    """Epsilon and the address of the noise change with every step; the limit of dynamo is eight compilations."""
+    torch._dynamo.reset()
+    counters.clear()
+    model = seeded(loss={"class_path": "ImbalancedNoisedTopKLoss", "init_args": {"k": 3, "epsilon": 1.0}}, k=3)
+    trainer = make_trainer(EpsilonScheduler(Linear(1.0, 0.1)), max_epochs=3)
+    trainer.fit(torch.compile(model, backend="aot_eager"), loader(vectors(64)), loader(vectors(56)))
+    assert trainer.global_step > 2 * torch._dynamo.config.recompile_limit
+    assert model.topk_criterion.epsilon == pytest.approx(0.1, abs=0.05)
+    assert counters["stats"]["unique_graphs"] <= 4
 
 
 @breaks

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from lightning_topk._checks import check_classes_exceed_k, check_float, check_int, check_per_class
@@ -112,10 +113,12 @@ class TopKMixin:
         if not isinstance(self.topk_criterion, TopKLoss):
             self.register_load_state_dict_pre_hook(_pass_over_other_losses)  # type: ignore[attr-defined]
 
+    @torch.compiler.disable(reason="schedules change the loss between steps, and its own ways are fast")
     def topk_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of a batch; in validation and test also count it for the metrics.
 
-        When it is called several times for one batch of evaluation, the first call is the one that is counted.
+        When it is called several times for one batch of evaluation, the first call is the one that is counted. In a
+        module under ``torch.compile`` it is called as it is, as a schedule's every epsilon would be compiled anew.
 
         Args:
             logits: Scores, shape [N, ..., C].

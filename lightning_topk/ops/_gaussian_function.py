@@ -13,12 +13,11 @@ from lightning_topk.ops._zeroed import zeros
 _ROWS = 128
 
 
-def fast_applies(scores: Tensor, k: int, tolerance: float) -> bool:
-    """Tell whether the fast way may be taken: on the CPU, in eager mode, in float32 or less, for moderate k.
+def fast_suits(scores: Tensor, k: int, tolerance: float) -> bool:
+    """Tell whether the fast way was made for such scores: on the CPU, in float32 or less, for moderate k.
 
-    These are k up to 24 at a tolerance of 1e-3 or more, and up to 12 down to one of 1e-5.
-    ``torch.compile``, the transforms of ``torch.func``, tensors without values and float64 take the plain way, and so
-    does CUDA: the checks of the rows would wait for the device.
+    These are k up to 24 at a tolerance of 1e-3 or more, and up to 12 down to one of 1e-5. On CUDA the checks of the
+    rows would wait for the device.
     """
     return (
         scores.device.type == "cpu"
@@ -26,8 +25,26 @@ def fast_applies(scores: Tensor, k: int, tolerance: float) -> bool:
         and k <= (24 if tolerance >= 1e-3 else 12)
         and tolerance >= 1e-5
         and len(scores) > 0
-        and fusable(scores)
     )
+
+
+def fast_applies(scores: Tensor, k: int, tolerance: float) -> bool:
+    """Tell whether the fast way may be taken here and now: where it suits, in eager mode.
+
+    The transforms of ``torch.func`` and tensors without values take the plain way; ``torch.compile`` calls the fast one
+    as an operator.
+    """
+    return fast_suits(scores, k, tolerance) and fusable(scores)
+
+
+def value_and_gradient(scores: Tensor, k: int, epsilon: float, tolerance: float) -> tuple[Tensor, Tensor]:
+    """Smoothed k-th largest score [N] of scores [N, C], and its gradient [N, C], both in float32."""
+    values, gradient = [], zeros(scores.shape, scores, torch.float32)
+    for rows, into in zip(scores.split(_ROWS), gradient.split(_ROWS), strict=True):
+        value, law = smoothed_block(rows, k, epsilon, tolerance)
+        write_gradient(rows, law, torch.ones_like(value), k, epsilon, tolerance, into)
+        values.append(value)
+    return torch.cat(values), gradient
 
 
 class FastExpectation(torch.autograd.Function):

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from lightning_topk._checks import LARGEST_FLOAT, check_float, check_int, check_logits
+from lightning_topk.ops._compiled import expectation_for_compiler, may_call
 from lightning_topk.ops._gather import gather_float32
-from lightning_topk.ops._gaussian_function import FastExpectation, fast_applies
+from lightning_topk.ops._gaussian_function import FastExpectation, fast_applies, fast_suits
 from lightning_topk.ops._gaussian_quadrature import Plan, smoothed_kth
 from lightning_topk.ops._precision import at_least_float32
 
@@ -38,13 +39,14 @@ def gaussian_topk(logits: Tensor, k: int, *, epsilon: float = 1.0, tolerance: fl
     enter through the power sums of their odds, which are interpolated as functions of the score, so that no class is
     left out and none is visited once per node.
 
-    There are two ways to compute it. The fast one is taken on the CPU, in eager mode, for float32 or less, tolerances
-    from 1e-5 and moderate k (up to 24 at a tolerance of 1e-3 or more, else 12): a few passes over the logits, in
-    blocks, and one for the gradient, which is made in the backward pass. It checks every row afterwards, and leaves
-    those in doubt to the other way. The plain one is a fixed sequence of tensor operations: it serves float64, smaller
-    tolerances, larger k, second derivatives, ``torch.compile`` and :mod:`torch.func`, and CUDA, where checks of the
-    rows would wait for the device. Time is O(C) for both; memory beside the logits and their gradient is O(C) with a
-    constant of about k + 10 for the plain way, and in blocks for the fast one.
+    There are two ways to compute it. The fast one is taken on the CPU for float32 or less, tolerances from 1e-5 and
+    moderate k (up to 24 at a tolerance of 1e-3 or more, else 12): a few passes over the logits, in blocks, and one for
+    the gradient, which is made in the backward pass. It checks every row afterwards, and leaves those in doubt to the
+    other way. The plain one is a fixed sequence of tensor operations: it serves float64, smaller tolerances, larger k,
+    second derivatives, :mod:`torch.func`, and CUDA, where checks of the rows would wait for the device.
+    ``torch.compile`` calls the fast one as one operator, which makes the gradient in the forward pass. Time is O(C) for
+    both; memory beside the logits and their gradient is O(C) with a constant of about k + 10 for the plain way, and in
+    blocks for the fast one.
 
     Args:
         logits: Scores s, shape [..., C]. An entry of -inf is a class that is left out. float16 and bfloat16 are
@@ -130,6 +132,8 @@ class _Expectation(torch.autograd.Function):
 
     @staticmethod
     def forward(scores: Tensor, k: int, epsilon: float, tolerance: float) -> tuple[Tensor, Tensor]:
+        if may_call(scores) and fast_suits(scores, k, tolerance):
+            return expectation_for_compiler(scores, k, epsilon, tolerance)
         plan = Plan.make(k, scores.shape[-1], tolerance)
         parts = [smoothed_kth(block, k, epsilon, plan) for block in plan.blocks(scores)]
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])

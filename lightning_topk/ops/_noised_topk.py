@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from lightning_topk._checks import LARGEST_FLOAT, check_float, check_int, check_logits, check_num_samples, readable
+from lightning_topk.ops._compiled import draws_for_compiler, may_call
 from lightning_topk.ops._full_noise import kth_of_noise
 from lightning_topk.ops._gather import gather_float32
 from lightning_topk.ops._lazy_noise_choice import cheapest_draws
@@ -33,11 +34,12 @@ def noised_topk(
 
     On the CPU the noise of few classes is drawn where that is cheaper, in the law of drawing it for all: only classes
     near the threshold matter, and how many others exceed it is a Poisson number. The same generator gives the same
-    result, but not that of another version or path. With ``noise``, on other devices, under ``torch.compile`` and under
-    ``torch.func`` transforms the noise of all classes is used, in blocks, as the work of the other way depends on
-    values. The memory that is needed for it does not grow with ``num_samples``: on the CPU less than the gradient of
-    large logits takes, about a megabyte for small ones, and a few times one row at least; elsewhere noise for as many
-    draws at a time as 4 million entries hold, or for one draw.
+    result, but not that of another version or path. With ``noise``, on other devices and under ``torch.func``
+    transforms the noise of all classes is used, in blocks, as the work of the other way depends on values;
+    ``torch.compile`` calls the other way as one operator, unless a generator is given. The memory that is needed for it
+    does not grow with ``num_samples``: on the CPU less than the gradient of large logits takes, about a megabyte for
+    small ones, and a few times one row at least; elsewhere noise for as many draws at a time as 4 million entries hold,
+    or for one draw.
 
     On the CPU a gradient of 4 MB and more is memory that the system hands out zeroed, of which only what is touched
     costs time. Torch's memory profiler does not see it.
@@ -90,8 +92,9 @@ def kth_draws(
     And whether all logits were seen to be finite; False where nobody looked.
 
     Drawn lazily on the CPU, and within a kernel on CUDA devices with Triton. Elsewhere, and where values cannot be read
-    (``torch.compile``, ``torch.func`` transforms), the noise of all classes is drawn: how much the lazy path draws
-    depends on values, which a device would be waited for. Noise that is given is the noise of all classes too.
+    (``torch.func`` transforms, ``torch.compile`` of what draws from a generator or on a device), the noise of all
+    classes is drawn: how much the lazy path draws depends on values, which a device would be waited for. Noise that is
+    given is the noise of all classes too.
     """
     scores = logits.detach()
     if epsilon < 1 / LARGEST_FLOAT:  # noise that float32 hardly holds, and its inverse not at all
@@ -108,6 +111,8 @@ def kth_draws(
     finite = False
     if scores.device.type == "cpu" and readable(scores):
         classes, offsets, finite = cheapest_draws(scores, k, epsilon, num_samples, generator)
+    elif generator is None and may_call(scores):
+        classes, offsets = draws_for_compiler(scores, k, epsilon, num_samples)
     else:
         classes, offsets = device_draws(scores, k, epsilon, num_samples, generator)
     shape = (*logits.shape[:-1], num_samples)
