@@ -1,10 +1,11 @@
 """The parts of a ``fit`` without its run, for commands that run many of them."""
 
+import io
 import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -62,8 +63,14 @@ class FitLauncher(Launcher):
             return self._reader.read(["fit", *args])
 
     def build(self, config: str | Path) -> Parts:
-        with _own_arguments():
-            cli = _Built(["fit", "--config", str(config)])
+        said = io.StringIO()
+        try:
+            with _own_arguments(), redirect_stderr(said):
+                cli = _Built(["fit", "--config", str(config)])
+        except SystemExit:  # by a parser, after it has said what is wrong
+            raise ValueError(said.getvalue().strip()) from None
+        finally:
+            sys.stderr.write(said.getvalue())
         return Parts(cli.model, cli.datamodule, cli.trainer)
 
 

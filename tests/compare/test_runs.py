@@ -339,6 +339,14 @@ def test_mistakes_that_only_a_run_shows() -> None:
     assert "Found 2 processes." in printed.out
 
 
+def test_a_configuration_that_cannot_be_parsed_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text("trainer: {max_epoch: 3}\n")
+    with pytest.raises(ValueError, match="max_epoch"):
+        FitLauncher().build(path)
+    assert "max_epoch" in capsys.readouterr().err
+
+
 def test_a_model_that_counts_no_ranks() -> None:
     path = write(
         losses={"other": {"config": {"model": {"class_path": "lightning.pytorch.demos.boring_classes.BoringModel"}}}}
