@@ -7,13 +7,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from lightning_topk import losses
-from lightning_topk.ops import LapSum, NeuralSort, SoftSort, SortingNetwork, SparseTopK
+from lightning_topk.ops import LapSum, NeuralSort, SoftSort, SortingNetwork, SparseTopK, _noised_topk
+from lightning_topk.ops._full_noise import full_draws_on_cpu
+from lightning_topk.ops._gaussian_topk import _plain as plain_expectation
 
 BASE = "cross-entropy"
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -92,8 +95,35 @@ def plain_hinge(k: int) -> Loss:
     return loss
 
 
+def all_noise(setting: Setting) -> Loss:
+    """The noised loss with the noise of every class drawn, a few rows at a time: the plain way, done well."""
+    loss = losses.NoisedTopKLoss(k=setting.k, epsilon=setting.epsilon, num_samples=setting.samples)
+
+    def every_class(*arguments: Any) -> tuple[Tensor, Tensor, bool]:
+        return *full_draws_on_cpu(*arguments), False
+
+    def plain(logits: Tensor, targets: Tensor) -> Tensor:
+        cheapest, _noised_topk.cheapest_draws = _noised_topk.cheapest_draws, every_class
+        try:
+            return loss(logits, targets)
+        finally:
+            _noised_topk.cheapest_draws = cheapest
+
+    return plain
+
+
+def plain_gaussian(setting: Setting) -> Loss:
+    """The Gaussian loss by the plain sequence of tensor operations."""
+
+    def loss(logits: Tensor, targets: Tensor) -> Tensor:
+        value = plain_expectation(logits, setting.k + 1, setting.epsilon, 1e-3)
+        return (1 + value - logits.gather(1, targets[:, None]).squeeze(1)).relu().mean()
+
+    return loss
+
+
 def peers(setting: Setting, paths: dict[str, str], only: list[str] | None = None) -> dict[str, Loss]:
-    """The implementations of others that can be imported; ``paths`` names folders of source code, by peer."""
+    """Plain ways, and what others have made and can be imported; ``paths`` names folders of source code, by peer."""
     k, counts = setting.k, (torch.arange(setting.classes) % 100 + 1).tolist()
     shares = [0.0] * (k - 1) + [1.0]
 
@@ -122,6 +152,8 @@ def peers(setting: Setting, paths: dict[str, str], only: list[str] | None = None
 
     makers: dict[str, Callable[[], Loss]] = {
         "hinge by torch.topk": lambda: plain_hinge(k),
+        "plain noised": lambda: all_noise(setting),
+        "plain Gaussian, 1e-3": lambda: plain_gaussian(setting),
         "pytopk": lambda: pytopk_loss(True),
         "pytopk, imbalanced": lambda: pytopk_loss(False),
         "smooth-topk (authors)": lambda: smooth("topk.svm", "SmoothTop1SVM" if k == 1 else "SmoothTopkSVM"),

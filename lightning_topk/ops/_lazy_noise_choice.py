@@ -14,7 +14,8 @@ from lightning_topk.ops._lazy_noise_threshold import even_thresholds
 _BLOCK = 1 << 23
 # With less noise in all, its operators take longer than drawing it.
 _FEW_IN_ALL = 1 << 18
-# With fewer classes, lazy noise does not pay where the noise is larger than the spread of the scores.
+# With fewer classes, lazy noise does not pay where the spread of the scores is not above that of the noise, or not far
+# above it with a few hundred.
 _FEW_IF_EVEN = 2500
 # A dominating point of the lazy path costs about as much as the full noise of this many classes.
 _CLASSES_PER_POINT = 16
@@ -33,7 +34,7 @@ def cheapest_draws(
     num_rows, num_classes = scores.shape
     num_candidates = 64 if k <= 8 else 8 * k
     few = num_classes < 8 * num_candidates or num_rows * num_samples * num_classes < _FEW_IN_ALL
-    if few or (num_classes < _FEW_IF_EVEN and float(scores[:8].float().std()) < epsilon):
+    if few or (num_classes < _FEW_IF_EVEN and float(scores[:8].float().std()) < epsilon * _even_spread(num_classes)):
         return *full_draws_on_cpu(scores, k, epsilon, num_samples, generator), False
     classes, offsets, finite = [], [], True
     for block in scores.split(max(1, _BLOCK // num_classes)):
@@ -45,6 +46,11 @@ def cheapest_draws(
         offsets.append(drawn[1])
         finite = finite and split.finite
     return (torch.cat(classes), torch.cat(offsets), finite) if len(classes) > 1 else (*drawn, finite)
+
+
+def _even_spread(num_classes: int) -> float:
+    """Spread of the scores, in units of the noise, from which on lazy noise pays; measured at 550 to 2,000 classes."""
+    return max(1.05, 1.85 - num_classes / 1250)
 
 
 def _cheapest_of_block(
