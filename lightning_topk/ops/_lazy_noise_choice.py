@@ -10,6 +10,8 @@ from lightning_topk.ops._lazy_noise_events import LEAST_GAP, domination, rates
 from lightning_topk.ops._lazy_noise_split import Array, Split, split_classes
 from lightning_topk.ops._lazy_noise_threshold import even_thresholds
 
+# Candidates for a k of at most an eighth of them; with few classes, the events of some more classes cost less.
+_CANDIDATES, _CANDIDATES_OF_FEW = 64, 40
 # Rows are taken in blocks of at most so many scores, so that what is made of them stays in the cache of a core.
 _BLOCK = 1 << 23
 # With less noise in all, its operators take longer than drawing it.
@@ -32,10 +34,12 @@ def cheapest_draws(
     And whether all scores were seen to be finite.
     """
     num_rows, num_classes = scores.shape
-    num_candidates = 64 if k <= 8 else 8 * k
+    num_candidates = max(_CANDIDATES, 8 * k)
     few = num_classes < 8 * num_candidates or num_rows * num_samples * num_classes < _FEW_IN_ALL
     if few or (num_classes < _FEW_IF_EVEN and float(scores[:8].float().std()) < epsilon * _even_spread(num_classes)):
         return *full_draws_on_cpu(scores, k, epsilon, num_samples, generator), False
+    if num_classes < _FEW_IF_EVEN and num_candidates == _CANDIDATES:
+        num_candidates = max(_CANDIDATES_OF_FEW, 6 * k)
     classes, offsets, finite = [], [], True
     for block in scores.split(max(1, _BLOCK // num_classes)):
         # Rows with infinite scores, and scores far apart in units of epsilon, are meant to become infinite or NaN here.
