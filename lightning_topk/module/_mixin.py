@@ -113,7 +113,7 @@ class TopKMixin:
         if not isinstance(self.topk_criterion, TopKLoss):
             self.register_load_state_dict_pre_hook(_pass_over_other_losses)  # type: ignore[attr-defined]
 
-    @torch.compiler.disable(reason="schedules change the loss between steps, and its own ways are fast")
+    @torch.compiler.disable  # schedules change the loss between steps, and its own ways are fast
     def topk_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of a batch; in validation and test also count it for the metrics.
 
