@@ -1,6 +1,7 @@
 """Time of a training step of each column, measured in turns in one process."""
 
 import json
+import random
 import statistics
 import time
 import warnings
@@ -65,8 +66,8 @@ def _measure_task(
 def measure(jobs: Sequence[Job], names: Sequence[str], launcher: Launcher, cache: dict[str, Any]) -> dict[str, Any]:
     """Return the median time of a training step of each column, with that of cross-entropy as the unit.
 
-    The steps of all columns, forward, loss, backward and AdamW on one batch, are made in turns, so that what else the
-    machine does meets all alike. On the CPU the time is that of the processor, on one thread.
+    The steps of all columns, forward, loss, backward and AdamW on one batch, are made in turns, in changing order, so
+    that what else the machine does meets all alike. On the CPU the time is that of the processor, on one thread.
     """
     configs = {name: config_of_run(job) for name, job in zip(names, jobs, strict=True)}
     reference = next((name for name, config in configs.items() if _is_cross_entropy(config)), None)
@@ -79,8 +80,9 @@ def measure(jobs: Sequence[Job], names: Sequence[str], launcher: Launcher, cache
         steps = {name: _Step(jobs[0].folder, config, launcher, cache) for name, config in configs.items()}
         times: dict[str, list[float]] = {name: [] for name in steps}
         for turn in range(_WARM_UP + _ROUNDS):
-            for name, step in steps.items():
-                seconds = step()
+            # In another order each time: a step depends on what the one before it has left in the caches.
+            for name in random.Random(turn).sample(list(steps), len(steps)):
+                seconds = steps[name]()
                 if turn >= _WARM_UP:
                     times[name].append(seconds)
     finally:
