@@ -2,11 +2,11 @@
 
     python benchmarks/training_step.py --classes 100 1000 --seconds 300
 
-One ResNet-18 on random images of 32 x 32, trained by `lightning.Trainer` with SGD; the batches take the losses in turns,
-in changing order, so that a busy machine and what a step leaves in the caches slow all of them alike. A step is what lies
-between the hooks `on_train_batch_start` and `on_train_batch_end`: forward, loss, backward and optimizer. With torchvision's
-stem (a stride of 4 before the first block) the network is at its fastest, and the losses weigh the most; ``--stem cifar``
-keeps all pixels.
+One ResNet-18 on random images of 32 x 32, trained by `lightning.Trainer` with SGD; the batches take the losses in
+turns, in changing order, so that a busy machine and what a step leaves in the caches slow all of them alike. A step
+is what lies between the hooks `on_train_batch_start` and `on_train_batch_end`: forward, loss, backward and optimizer.
+With torchvision's stem (a stride of 4 before the first block) the network is at its fastest, and the losses weigh the
+most; ``--stem cifar`` keeps all pixels.
 """
 
 from __future__ import annotations
