@@ -34,12 +34,10 @@ def cheapest_draws(
     And whether all scores were seen to be finite.
     """
     num_rows, num_classes = scores.shape
-    num_candidates = max(_CANDIDATES, 8 * k)
-    few = num_classes < 8 * num_candidates or num_rows * num_samples * num_classes < _FEW_IN_ALL
+    few = num_classes < 8 * max(_CANDIDATES, 8 * k) or num_rows * num_samples * num_classes < _FEW_IN_ALL
     if few or (num_classes < _FEW_IF_EVEN and float(scores[:8].float().std()) < epsilon * _even_spread(num_classes)):
         return *full_draws_on_cpu(scores, k, epsilon, num_samples, generator), False
-    if num_classes < _FEW_IF_EVEN and num_candidates == _CANDIDATES:
-        num_candidates = max(_CANDIDATES_OF_FEW, 6 * k)
+    num_candidates = _num_candidates(k, num_classes)
     classes, offsets, finite = [], [], True
     for block in scores.split(max(1, _BLOCK // num_classes)):
         # Rows with infinite scores, and scores far apart in units of epsilon, are meant to become infinite or NaN here.
@@ -50,6 +48,12 @@ def cheapest_draws(
         offsets.append(drawn[1])
         finite = finite and split.finite
     return (torch.cat(classes), torch.cat(offsets), finite) if len(classes) > 1 else (*drawn, finite)
+
+
+def _num_candidates(k: int, num_classes: int) -> int:
+    if num_classes < _FEW_IF_EVEN and 8 * k <= _CANDIDATES:
+        return max(_CANDIDATES_OF_FEW, 6 * k)
+    return max(_CANDIDATES, 8 * k)
 
 
 def _even_spread(num_classes: int) -> float:
