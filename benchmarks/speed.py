@@ -3,17 +3,19 @@
     pip install -e ".[bench,test]"
     python benchmarks/speed.py --output build/speed
 
-A step is forward and backward into the logits. In each setting all losses run in turn in one process (round-robin), so
-that a busy machine slows all of them alike; the tables have medians of the time as multiples of
-``torch.nn.functional.cross_entropy`` in the same process. Memory is the peak of torch's allocations during a step, the
-gradient included, and the growth of the resident set in a fresh process, both in sizes of the logits. Each setting has
-a process of its own: ``--threads`` and ``--allocators`` (``huge`` is ``THP_MEM_ALLOC_ENABLE=1``) take effect there.
+A step is forward and backward into the logits. In each setting all losses run in turn in one process, in every round in
+another order, so that a busy machine, and what the last one left in the caches, slow all of them alike; the tables have
+medians of the time as multiples of ``torch.nn.functional.cross_entropy`` in the same process. Memory is the peak of
+torch's allocations during a step, the gradient included, and the growth of the resident set in a fresh process, both in
+sizes of the logits. Each setting has a process of its own: ``--threads`` and ``--allocators`` (``huge`` is
+``THP_MEM_ALLOC_ENABLE=1``) take effect there.
 
 Settings are the ones named by ``--threads``, ``--allocators`` and ``--classes``, then those that vary one other thing
 at a time from the first of them: ``--spreads``, ``--ks``, ``--samples``, ``--batches``, ``--epsilons``, ``--dtypes``.
 What is done is kept in ``results.json`` in the output folder and not measured again, so that a run may be broken off by
 Ctrl-C or ``--time-limit`` and goes on where it stopped; ``--only`` takes some rows alone, by the beginning of their
-names. Beside ``results.json`` there are ``results.csv``, ``speed.md`` for the docs, and the figures with ``--figures``.
+names. ``--compile`` measures the rows that it names a second time, by `torch.compile`, without their memory. Beside
+``results.json`` there are ``results.csv``, ``speed.md`` for the docs, and with ``--figures`` the figures of the rows.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from speed_output import facts, figures, write
-from speed_rows import Setting
+from speed_rows import COMPILED, Setting
 
 HERE = Path(__file__).resolve().parent
 
@@ -46,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     line.add_argument("--epsilons", type=float, nargs="+", default=[1.0])
     line.add_argument("--dtypes", nargs="+", choices=["float32", "float16", "bfloat16"], default=["float32"])
     line.add_argument("--only", nargs="+", metavar="ROW", help="rows whose names begin so")
+    line.add_argument("--compile", nargs="*", default=[], metavar="ROW", help="rows that `torch.compile` runs as well")
     line.add_argument("--profile", nargs="*", default=[], metavar="ROW", help="rows whose operators are listed")
     line.add_argument(
         "--peer-path", nargs="*", default=[], metavar="NAME=PATH", help="sources of smooth-topk, LDAM-DRW"
@@ -99,6 +102,7 @@ def measure(setting: Setting, options: argparse.Namespace) -> dict:
         "setting": asdict(setting),
         "peer_paths": dict(pair.split("=", 1) for pair in options.peer_path),
         "only": options.only,
+        "compile": options.compile,
         "memory": not options.no_memory,
         "seconds": options.seconds,
         "clock": options.clock,
@@ -130,7 +134,7 @@ def main() -> None:
     wanted = settings(options)
     for number, setting in enumerate(wanted, 1):
         key = json.dumps(asdict(setting), sort_keys=True)
-        if key in known and (not options.only or _has(known[key]["rows"], options.only)):
+        if key in known and _has(known[key]["rows"], [*(options.only or []), *(n + COMPILED for n in options.compile)]):
             continue
         if time.monotonic() > end:
             print(f"time limit: {len(wanted) - number + 1} settings left, run the same command again")
@@ -147,11 +151,11 @@ def main() -> None:
         store.write_text(json.dumps({"facts": facts(sys.argv), "results": results}, indent=1))
     write(results, facts(sys.argv), options.output)
     if options.figures:
-        figures(results, options.output)
+        figures(results, options.output, options.only)
 
 
-def _has(rows: dict, only: list[str]) -> bool:
-    return all(any(name.startswith(start) for name in rows) for start in only)
+def _has(rows: dict, starts: list[str]) -> bool:
+    return all(any(name.startswith(start) for name in rows) for start in starts)
 
 
 if __name__ == "__main__":

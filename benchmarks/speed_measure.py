@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import random
 import resource
 import statistics
 import sys
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from speed_rows import BASE, Loss, Setting, all_rows
+from speed_rows import BASE, COMPILED, Loss, Setting, all_rows
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -32,7 +33,10 @@ def step(loss: Loss, logits: Tensor, targets: Tensor) -> None:
 
 
 def interleaved(rows: dict[str, Loss], logits: Tensor, targets: Tensor, seconds: float, clock: str) -> dict:
-    """Seconds of every run of each row, in turn; a row that takes long is left out of some rounds."""
+    """Seconds of every run of each row, in turn; a row that takes long is left out of some rounds.
+
+    Each round has an order of its own: what a row leaves in the caches and in the allocator is the same for all others.
+    """
     now = time.process_time if clock == "process" else time.perf_counter
     leaf = logits.clone().requires_grad_()
     times: dict[str, list[float]] = {name: [] for name in rows}
@@ -42,11 +46,11 @@ def interleaved(rows: dict[str, Loss], logits: Tensor, targets: Tensor, seconds:
         elapsed = time.perf_counter() - start
         if round_ > LEAST_RUNS and elapsed > seconds:
             break
-        for name, loss in rows.items():
+        for name in random.Random(round_).sample(list(rows), len(rows)):
             if round_ > LEAST_RUNS and name != BASE and spent[name] > max(elapsed, seconds / 4) / len(rows):
                 continue
             begin, first = time.perf_counter(), now()
-            step(loss, leaf, targets)
+            step(rows[name], leaf, targets)
             if round_:  # the first round warms up
                 times[name].append(now() - first)
                 spent[name] += time.perf_counter() - begin
@@ -145,15 +149,16 @@ def main() -> None:
     setting = Setting(**task["setting"])
     torch.set_num_threads(setting.threads)
     torch.set_num_interop_threads(1)
-    rows = all_rows(setting, task["peer_paths"], task["only"])
-    resident = {name: resident_peak(loss, setting) for name, loss in rows.items()} if task["memory"] else {}
+    rows = all_rows(setting, task["peer_paths"], task["only"], task["compile"])
+    weighed = [name for name in rows if task["memory"] and not name.endswith(COMPILED)]
+    resident = {name: resident_peak(rows[name], setting) for name in weighed}
     logits, targets = setting.data()
-    peaks = {name: allocation_peak(loss, logits, targets) for name, loss in rows.items()} if task["memory"] else {}
+    peaks = {name: allocation_peak(rows[name], logits, targets) for name in weighed}
     result: dict[str, dict] = {}
     for name, times in interleaved(rows, logits, targets, task["seconds"], task["clock"]).items():
         low, median, high = quartiles(times)
         result[name] = {"median": median, "low": low, "high": high, "runs": len(times)}
-        if task["memory"]:
+        if name in weighed:
             result[name] |= {"allocated": peaks[name], "resident": resident[name]}
         if name in task["profile"]:
             result[name]["breakdown"] = breakdown(rows[name], logits, targets)

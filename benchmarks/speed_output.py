@@ -110,8 +110,8 @@ def _breakdowns(result: dict) -> list[str]:
     return lines
 
 
-def figures(results: list[dict], folder: Path) -> None:
-    """Time and memory against C, time against K, and where the time goes."""
+def figures(results: list[dict], folder: Path, only: list[str] | None = None) -> None:
+    """Time and memory against C, time against K, and where the time goes; of rows whose names begin so."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -130,6 +130,8 @@ def figures(results: list[dict], folder: Path) -> None:
         points: dict[str, list[tuple[float, float]]] = {}
         for result in sorted(chosen, key=lambda r: r["setting"][x]):
             for name, row in result["rows"].items():
+                if only and not name.startswith(tuple(only)):
+                    continue
                 value = row["median"] / row["base"] if y == "time" else row.get(y)
                 if value is not None:
                     points.setdefault(name, []).append((result["setting"][x], value))

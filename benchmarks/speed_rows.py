@@ -19,6 +19,7 @@ from lightning_topk.ops._full_noise import full_draws_on_cpu
 from lightning_topk.ops._gaussian_topk import _plain as plain_expectation
 
 BASE = "cross-entropy"
+COMPILED = ", compiled"
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -174,7 +175,11 @@ def _made(name: str, make: Callable[[], Loss]) -> Loss | None:
         return None
 
 
-def all_rows(setting: Setting, paths: dict[str, str], only: list[str] | None) -> dict[str, Loss]:
-    """Cross-entropy first, then the rows whose names begin with one of ``only``."""
+def all_rows(
+    setting: Setting, paths: dict[str, str], only: list[str] | None, compiled: list[str] | None = None
+) -> dict[str, Loss]:
+    """Cross-entropy, the rows that begin with one of ``only``, those of ``compiled`` once more, and the peers."""
     rows = {name: loss for name, loss in ours(setting).items() if not only or name.startswith(tuple(only))}
-    return {BASE: cross_entropy, **rows, **peers(setting, paths, only)}
+    rows = {BASE: cross_entropy, **rows}
+    twins = {name + COMPILED: torch.compile(loss) for name, loss in rows.items() if name in (compiled or ())}
+    return {**rows, **twins, **peers(setting, paths, only)}

@@ -66,6 +66,18 @@ def test_speed(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)
+def test_speed_of_compiled_rows(tmp_path: Path) -> None:
+    sizes = ["--classes", "12", "--batches", "4", "--ks", "2", "--threads", "1", "--allocators", "default"]
+    rows = ["--only", "psi5", "--compile", "psi5", "--seconds", "0.05", "--output", str(tmp_path)]
+    done = run("speed.py", *sizes, *rows)
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert list(result["rows"]) == ["cross-entropy", "psi5", "psi5, compiled"]
+    assert "allocated" in result["rows"]["psi5"]
+    assert "allocated" not in result["rows"]["psi5, compiled"]
+
+
+@pytest.mark.timeout(120)
 def test_training_step() -> None:
     done = run(
         *["training_step.py", "--classes", "6", "--batch", "2", "--pixels", "32", "--seconds", "0", "--only", "focal"]

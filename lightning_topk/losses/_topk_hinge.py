@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_topk._checks import check_choice, check_float, check_int, check_logits, check_per_class
 from lightning_topk._reduce import reduce_labels
 from lightning_topk.losses._base import TopKLoss, checked_scalar, non_negative
-from lightning_topk.ops._best_others import best_others_and_finite
+from lightning_topk.ops._best_others import best_and_own
 from lightning_topk.ops._fused import fusable
 from lightning_topk.ops._largest import largest
 from lightning_topk.ops._places import places
@@ -153,23 +153,19 @@ def topk_hinge_loss(
 
 def _by_hand(scores: Tensor, labels: Tensor, margin: Tensor | float, pool: _Pool) -> tuple[Tensor, bool]:
     """The losses of one label a row [N, 1], in NumPy; and whether all scores were seen to be finite."""
-    index, picked, finite = best_others_and_finite(scores.detach(), labels, min(pool.last, scores.shape[-1] - 1))
-    if pool.with_label:
-        # The (K+1)-th of all is the K-th other class, the label or the next one, as 0, 1 or 2 of these are ahead of it.
-        k, own = pool.last - 1, picked[:, -1:]
-        ahead = (picked[:, k - 1 : -1] > own).sum(1, keepdims=True)
-        columns = np.concatenate([np.choose(ahead, (k - 1, -1, k)), np.full_like(ahead, -1)], 1) % picked.shape[1]
-        index, picked = np.take_along_axis(index, columns, 1), np.take_along_axis(picked, columns, 1)
-    else:
-        index, picked = index[:, pool.first - 1 :], picked[:, pool.first - 1 :]
+    count = min(pool.last, scores.shape[-1] - (not pool.with_label))
+    index, picked, finite = best_and_own(scores.detach(), labels, count, with_label=pool.with_label)
+    index, picked = index[:, pool.first - 1 :], picked[:, pool.first - 1 :]
     least = margin.numpy() if isinstance(margin, Tensor) else margin
-    size = pool.last - pool.first + 1
+    always, size = pool.least - pool.first + 1, pool.last - pool.first + 1
     slopes = np.empty_like(picked)
     with np.errstate(invalid="ignore"):  # a row with an infinite score becomes NaN without a warning
         violations = picked[:, :-1] - picked[:, -1:] + least
-        taken = violations > 0
-        taken[:, : pool.least - pool.first + 1] = True
-        total = np.where(taken, violations, 0.0).sum(1, keepdims=True)
+        taken = np.ones_like(violations)
+        if always < violations.shape[1]:
+            taken[:, always:] = violations[:, always:] > 0
+            violations = np.where(taken > 0, violations, 0.0)
+        total = violations.sum(1, keepdims=True)
         np.multiply(taken, (total > 0) / size, out=slopes[:, :-1])
         slopes[:, -1] = -slopes[:, :-1].sum(1)
         value = np.maximum(total, 0.0) / size

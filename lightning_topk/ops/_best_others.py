@@ -1,4 +1,4 @@
-"""The largest scores of each row beside that of a label, in order, on the CPU."""
+"""The largest scores of each row, in order, and that of a label, on the CPU."""
 
 import math
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_topk.ops._candidates import best_in_float64
-from lightning_topk.ops._largest import largest_others
+from lightning_topk.ops._largest import largest, largest_others
 
 
 def best_others(scores: Tensor, labels: Tensor, count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -22,23 +22,26 @@ def best_others(scores: Tensor, labels: Tensor, count: int) -> tuple[NDArray[np.
     Returns:
         Indices [N, M + 1] and scores [N, M + 1] in float64.
     """
-    return _best_others(scores, labels, count, look=False)[:2]
+    return _best_and_own(scores, labels, count, with_label=False, look=False)[:2]
 
 
-def best_others_and_finite(
-    scores: Tensor, labels: Tensor, count: int
+def best_and_own(
+    scores: Tensor, labels: Tensor, count: int, *, with_label: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], bool]:
-    """:func:`best_others`, and whether the sum of all scores was seen to be finite."""
-    return _best_others(scores, labels, count, look=True)
+    """:func:`best_others`, and whether the sum of all scores was seen to be finite.
+
+    With the label, the largest are those of all classes, and the label's comes once more at the end.
+    """
+    return _best_and_own(scores, labels, count, with_label=with_label, look=True)
 
 
-def _best_others(
-    scores: Tensor, labels: Tensor, count: int, *, look: bool
+def _best_and_own(
+    scores: Tensor, labels: Tensor, count: int, *, with_label: bool, look: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], bool]:
     own = labels.numpy()
     if scores.dtype == torch.float64:
-        index = largest_others(scores, labels, count)
+        index = torch.cat([largest(scores, count), labels], 1) if with_label else largest_others(scores, labels, count)
         return index.numpy(), scores.gather(1, index).numpy(), look and math.isfinite(float(scores.sum()))
-    values, classes, finite = best_in_float64(scores, count, own, look=look)
+    values, classes, finite = best_in_float64(scores, count, None if with_label else own, look=look)
     height = scores.gather(1, labels).double().numpy()
     return np.concatenate([classes, own], 1), np.concatenate([values, height], 1), finite

@@ -1,9 +1,14 @@
 """The smoothed ReLU, and with it the sum of the k largest values without sorting (STk)."""
 
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 
 from lightning_topk._checks import LARGEST_FLOAT, check_choice, check_float, check_int, check_values
+from lightning_topk.ops._fused import fusable, gradient_of
 
 
 def smoothed_relu(values: Tensor, delta: float = 0.01) -> Tensor:
@@ -41,12 +46,43 @@ def smoothed_relu(values: Tensor, delta: float = 0.01) -> Tensor:
         return torch.relu(values)
     if values.dtype in (torch.float16, torch.bfloat16):  # which hold neither small squares nor twice the values
         return smoothed_relu(values.float(), delta).to(values.dtype)
+    if fusable(values):
+        smooth: Tensor = _SmoothedReLU.apply(values, delta)
+        return smooth
+    return _plain(values, delta)
+
+
+def _plain(values: Tensor, delta: float) -> Tensor:
     width = torch.full_like(values, delta)  # not a number, whose division has a backward pass that squares it
-    root = torch.hypot(values, width)
+    return _rounded(values, width, torch.hypot(values, width)) - delta / 2
+
+
+def _rounded(values: Tensor, width: Tensor, root: Tensor) -> Tensor:
+    """Half the sum of the values and the root, which is that of the sum of their squares and those of the width."""
     # Left of 0 by the conjugate, as values + root would cancel; on the right its divisor should not be 0.
     below = torch.where(values > 0, 0.0, values)
     left = width * (width / (2 * (root - below)))
-    return torch.where(values > 0, (values + root) / 2, left) - delta / 2
+    return torch.where(values > 0, (values + root) / 2, left)
+
+
+class _SmoothedReLU(Function):
+    """The same as one operator, whose slope is what is rounded over the root."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, delta: float) -> Tensor:
+        width = torch.full_like(values, delta)
+        root = torch.hypot(values, width)
+        rounded = _rounded(values, width, root)
+        ctx.save_for_backward(values, rounded / root)
+        ctx.delta = delta
+        return rounded - delta / 2
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        values, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return gradient_of(partial(_plain, delta=ctx.delta), values, grad), None
+        return grad * slope, None
 
 
 def smoothed_topk(values: Tensor, lambda_: Tensor | float, *, k: float, delta: float = 0.01, dim: int = -1) -> Tensor:
