@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     line.add_argument(
         "--peer-path", nargs="*", default=[], metavar="NAME=PATH", help="sources of smooth-topk, LDAM-DRW"
     )
+    line.add_argument("--no-peers", action="store_true", help="the losses of this package and cross-entropy alone")
     line.add_argument("--seconds", type=float, default=10.0, help="time spent on each setting, at least 3 rounds")
     line.add_argument("--time-limit", type=float, default=3600.0, help="seconds after which no setting is begun")
     line.add_argument("--clock", choices=["wall", "process"], default="wall", help="process time suits a busy machine")
@@ -100,7 +101,7 @@ def measure(setting: Setting, options: argparse.Namespace) -> dict:
     """Run one setting in a process of its own; its results by row."""
     task = {
         "setting": asdict(setting),
-        "peer_paths": dict(pair.split("=", 1) for pair in options.peer_path),
+        "peer_paths": None if options.no_peers else dict(pair.split("=", 1) for pair in options.peer_path),
         "only": options.only,
         "compile": options.compile,
         "memory": not options.no_memory,

@@ -176,10 +176,13 @@ def _made(name: str, make: Callable[[], Loss]) -> Loss | None:
 
 
 def all_rows(
-    setting: Setting, paths: dict[str, str], only: list[str] | None, compiled: list[str] | None = None
+    setting: Setting, paths: dict[str, str] | None, only: list[str] | None, compiled: list[str]
 ) -> dict[str, Loss]:
-    """Cross-entropy, the rows that begin with one of ``only``, those of ``compiled`` once more, and the peers."""
+    """Cross-entropy, the rows that begin with one of ``only``, those of ``compiled`` once more, and the peers.
+
+    No peers where their paths are None.
+    """
     rows = {name: loss for name, loss in ours(setting).items() if not only or name.startswith(tuple(only))}
     rows = {BASE: cross_entropy, **rows}
-    twins = {name + COMPILED: torch.compile(loss) for name, loss in rows.items() if name in (compiled or ())}
-    return {**rows, **twins, **peers(setting, paths, only)}
+    twins = {name + COMPILED: torch.compile(loss) for name, loss in rows.items() if name in compiled}
+    return {**rows, **twins, **({} if paths is None else peers(setting, paths, only))}

@@ -228,8 +228,8 @@ class TestAcrossClasses:
         assert math.isclose(logged, slow_macro(logits, data.tensors[1], 3), rel_tol=1e-6)
 
 
-class Elsewhere(TopKMixin, pytorch_lightning.LightningModule, loss=STK, k=3):
-    """:class:`runs.Net` in the other namespace."""
+class Steps:
+    """What :class:`runs.Net` does, for any LightningModule."""
 
     training_step = Net.training_step
     validation_step = Net.validation_step
@@ -237,21 +237,16 @@ class Elsewhere(TopKMixin, pytorch_lightning.LightningModule, loss=STK, k=3):
 
     def __init__(self, lr: float = 0.1) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters()  # type: ignore[attr-defined]
         self.net = nn.Linear(6, CLASSES)
 
 
-class Here(TopKMixin, pl.LightningModule, loss=STK, k=3):
-    """The same in this one."""
+class Elsewhere(Steps, TopKMixin, pytorch_lightning.LightningModule, loss=STK, k=3):
+    """In the other namespace."""
 
-    training_step = Net.training_step
-    validation_step = Net.validation_step
-    configure_optimizers = Net.configure_optimizers
 
-    def __init__(self, lr: float = 0.1) -> None:
-        super().__init__()
-        self.save_hyperparameters()
-        self.net = nn.Linear(6, CLASSES)
+class Here(Steps, TopKMixin, pl.LightningModule, loss=STK, k=3):
+    """In this one."""
 
 
 @pytest.mark.parametrize(("source", "target"), [(Here, Elsewhere), (Elsewhere, Here)])

@@ -9,8 +9,9 @@ from torch.nn.functional import pad
 
 from lightning_topk.ops._poisson_binomial import leave_one_out, multiply, power_product, product_tree, without_one
 
-# Entries (rows x nodes x classes) of a block of rows; a block needs a few dozen times this in memory.
-_BLOCK = 1 << 18
+# Entries (rows x nodes x classes) of a block of rows; a block needs a few dozen times this in memory. On the CPU at
+# most this share of the scores too, for at most 6 times their memory; small blocks take up to twice the time of large.
+_BLOCK, _SHARE, _SMALL_BLOCK = 1 << 18, 1 / 5, 25_000
 # Distance of the points of the grid that stands for the many lower classes, in standard deviations of the noise.
 _SPACING = 1 / 16
 
@@ -49,7 +50,10 @@ class Plan(NamedTuple):
         """Split [N, C] into blocks of rows of bounded memory; a compiler gets one, and fuses what would be large."""
         if torch.compiler.is_compiling():
             return (scores,)
-        return scores.split(max(1, _BLOCK // max(self.nodes * self.head, scores.shape[-1])))
+        entries = _BLOCK
+        if scores.device.type == "cpu":
+            entries = min(_BLOCK, max(_SMALL_BLOCK, int(_SHARE * scores.numel())))
+        return scores.split(max(1, entries // max(self.nodes * self.head, scores.shape[-1])))
 
 
 def smoothed_kth(scores: Tensor, k: int, epsilon: float, plan: Plan) -> tuple[Tensor, Tensor]:

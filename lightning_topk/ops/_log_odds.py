@@ -93,24 +93,26 @@ def plain_log_odds(
 
 
 class _LabelOdds(Function):
-    """:func:`affine_log_odds` of one label per row; nothing of the size of the scores is kept for the gradient.
+    """:func:`affine_log_odds` of one label per row, with no memory of the size of the scores but that of the gradient.
 
-    On the CPU with whether the sum of all scores is finite, which is looked at while they are in the cache.
+    The exponentials of the forward pass are written there, unless the gradient is rounded, and become it in the
+    backward pass. On the CPU with whether the sum of all scores is finite, looked at while they are in the cache.
     """
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, labels: Tensor, scale: float | Tensor | None, shift: Tensor | None) -> Any:
-        blocks = row_blocks(scores)
-        memory = block_like(scores, blocks, working_dtype(scores))
-        nothing = torch.finfo(memory.dtype).min
+        blocks, dtype = row_blocks(scores), working_dtype(scores)
+        kept = ctx.needs_input_grad[0] and scores.dtype == dtype and scores.is_contiguous()
+        memory = gradient_like(scores) if kept else block_like(scores, blocks, dtype)
+        nothing = torch.finfo(dtype).min
         column = memory.new_empty(scores.shape[0], 1)
         best, top, total, own = column, torch.empty_like(column), torch.empty_like(column), torch.empty_like(column)
         by_value = scores.device.type == "cpu"
         sums = 0.0
         for rows in blocks:
             part, label = scores[rows], labels[rows]
-            block = memory[: part.shape[0]]
-            if part.dtype != block.dtype or (scale is None and shift is None):
+            block = memory[rows] if kept else memory[: part.shape[0]]
+            if part.dtype != dtype or (scale is None and shift is None):
                 part = block.copy_(part)
             if by_value:
                 sums += float(part.sum())
@@ -121,6 +123,7 @@ class _LabelOdds(Function):
             top[rows] = highest = block.amax(-1, keepdim=True)
             total[rows] = block.sub_(highest).exp_().sum(-1, keepdim=True)
         ctx.scale, ctx.shift = scale, shift
+        ctx.powers = memory if kept else None
         ctx.save_for_backward(scores, labels, best, top, total)
         return own.sub_(top).sub_(total.log()), by_value and math.isfinite(sums)
 
@@ -131,7 +134,8 @@ class _LabelOdds(Function):
         if torch.is_grad_enabled():
             plain = partial(plain_log_odds, labels=labels, scale=scale, shift=shift)
             return gradient_of(lambda s: plain(at_least_float32(s)), scores, grad), None, None, None
-        gradient = gradient_like(scores)
+        powers, ctx.powers = ctx.powers, None
+        gradient = gradient_like(scores) if powers is None else powers
         factor = -grad / total
         if isinstance(scale, float):
             factor, grad = factor * scale, grad * scale
@@ -139,16 +143,18 @@ class _LabelOdds(Function):
         # Where the gradient is of less than float32, it is made here and rounded once.
         memory = block_like(scores, blocks, top.dtype) if scores.dtype != top.dtype else None
         for rows in blocks:
-            part = scores[rows]
             block = gradient[rows]
-            if memory is not None:
-                block = part = memory[: part.shape[0]].copy_(part)
-            if scale is None and shift is None:
-                torch.sub(part, top[rows], out=block)
-            else:
-                _affine(part, scale, shift, best[rows], out=block)
-                block.sub_(top[rows])
-            block.exp_().mul_(factor[rows]).scatter_(-1, labels[rows], grad[rows])
+            if powers is None:  # they were not kept, or the graph is used for the second time
+                part = scores[rows]
+                if memory is not None:
+                    block = part = memory[: part.shape[0]].copy_(part)
+                if scale is None and shift is None:
+                    torch.sub(part, top[rows], out=block)
+                else:
+                    _affine(part, scale, shift, best[rows], out=block)
+                    block.sub_(top[rows])
+                block.exp_()
+            block.mul_(factor[rows]).scatter_(-1, labels[rows], grad[rows])
             if isinstance(scale, Tensor):
                 block.mul_(scale)
             if memory is not None:
