@@ -12,10 +12,11 @@ sizes of the logits. Each setting has a process of its own: ``--threads`` and ``
 
 Settings are the ones named by ``--threads``, ``--allocators`` and ``--classes``, then those that vary one other thing
 at a time from the first of them: ``--spreads``, ``--ks``, ``--samples``, ``--batches``, ``--epsilons``, ``--dtypes``.
-What is done is kept in ``results.json`` in the output folder and not measured again, so that a run may be broken off by
-Ctrl-C or ``--time-limit`` and goes on where it stopped; ``--only`` takes some rows alone, by the beginning of their
-names. ``--compile`` measures the rows that it names a second time, by `torch.compile`, without their memory. Beside
-``results.json`` there are ``results.csv``, ``speed.md`` for the docs, and with ``--figures`` the figures of the rows.
+What is done is kept in ``results.json`` in the output folder and not measured again for the same rows, so that a run
+may be broken off by Ctrl-C or ``--time-limit`` and goes on where it stopped. ``--only`` takes some rows alone, by the
+beginning of their names. ``--compile`` measures the rows that it names a second time, by `torch.compile`, without their
+memory. Beside ``results.json`` there are ``results.csv``, ``speed.md`` for the docs, and with ``--figures`` the figures
+of these rows, with what was measured in the same folder before.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from speed_output import facts, figures, write
-from speed_rows import COMPILED, Setting
+from speed_rows import Setting
 
 HERE = Path(__file__).resolve().parent
 
@@ -133,9 +134,17 @@ def main() -> None:
     known = {json.dumps(result["setting"], sort_keys=True): result for result in results}
     end = time.monotonic() + options.time_limit
     wanted = settings(options)
+    rows_asked = [
+        options.only,
+        options.compile,
+        options.profile,
+        options.peer_path,
+        options.no_peers,
+        options.no_memory,
+    ]
     for number, setting in enumerate(wanted, 1):
         key = json.dumps(asdict(setting), sort_keys=True)
-        if key in known and _has(known[key]["rows"], [*(options.only or []), *(n + COMPILED for n in options.compile)]):
+        if key in known and rows_asked in known[key]["asked"]:
             continue
         if time.monotonic() > end:
             print(f"time limit: {len(wanted) - number + 1} settings left, run the same command again")
@@ -143,20 +152,17 @@ def main() -> None:
         print(f"[{number}/{len(wanted)}] {setting}", flush=True)
         rows = measure(setting, options)
         if key not in known:
-            known[key] = {"setting": asdict(setting), "rows": {}}
+            known[key] = {"setting": asdict(setting), "rows": {}, "asked": []}
             results.append(known[key])
         # Rows of an earlier run of this setting stay: their ratios are to the cross-entropy measured beside them.
         base = rows["cross-entropy"]["median"]
         known[key]["rows"] |= {name: row | {"base": base} for name, row in rows.items()}
+        known[key]["asked"].append(rows_asked)
         known[key]["when"] = time.strftime("%Y-%m-%d %H:%M")
         store.write_text(json.dumps({"facts": facts(sys.argv), "results": results}, indent=1))
     write(results, facts(sys.argv), options.output)
     if options.figures:
         figures(results, options.output, options.only)
-
-
-def _has(rows: dict, starts: list[str]) -> bool:
-    return all(any(name.startswith(start) for name in rows) for start in starts)
 
 
 if __name__ == "__main__":
