@@ -14,9 +14,9 @@ Settings are the ones named by ``--threads``, ``--allocators`` and ``--classes``
 at a time from the first of them: ``--spreads``, ``--ks``, ``--samples``, ``--batches``, ``--epsilons``, ``--dtypes``.
 What is done is kept in ``results.json`` in the output folder and not measured again for the same rows, so that a run
 may be broken off by Ctrl-C or ``--time-limit`` and goes on where it stopped. ``--only`` takes some rows alone, by the
-beginning of their names. ``--compile`` measures the rows that it names a second time, by `torch.compile`, without their
-memory. Beside ``results.json`` there are ``results.csv``, ``speed.md`` for the docs, and with ``--figures`` the figures
-of these rows, with what was measured in the same folder before.
+beginning of their names, and ``--without`` leaves some out. ``--compile`` measures the rows that it names a second
+time, by `torch.compile`, without their memory. Beside ``results.json`` there are ``results.csv``, ``speed.md`` for the
+docs, and with ``--figures`` the figures of these rows, with what was measured in the same folder before.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     line.add_argument("--epsilons", type=float, nargs="+", default=[1.0])
     line.add_argument("--dtypes", nargs="+", choices=["float32", "float16", "bfloat16"], default=["float32"])
     line.add_argument("--only", nargs="+", metavar="ROW", help="rows whose names begin so")
+    line.add_argument("--without", nargs="+", metavar="ROW", default=[], help="rows that are left out, the same way")
     line.add_argument("--compile", nargs="*", default=[], metavar="ROW", help="rows that `torch.compile` runs as well")
     line.add_argument("--profile", nargs="*", default=[], metavar="ROW", help="rows whose operators are listed")
     line.add_argument(
@@ -104,6 +105,7 @@ def measure(setting: Setting, options: argparse.Namespace) -> dict:
         "setting": asdict(setting),
         "peer_paths": None if options.no_peers else dict(pair.split("=", 1) for pair in options.peer_path),
         "only": options.only,
+        "without": options.without,
         "compile": options.compile,
         "memory": not options.no_memory,
         "seconds": options.seconds,
@@ -136,6 +138,7 @@ def main() -> None:
     wanted = settings(options)
     rows_asked = [
         options.only,
+        options.without,
         options.compile,
         options.profile,
         options.peer_path,

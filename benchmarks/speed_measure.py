@@ -96,6 +96,7 @@ def resident_peak(loss: Loss, setting: Setting) -> float:
     """
 
     def measure() -> float:
+        torch.set_num_threads(setting.threads)
         logits, targets = setting.data()
         step(loss, logits[:2].clone().requires_grad_(), targets[:2])
         leaf = logits.requires_grad_()
@@ -147,11 +148,12 @@ def main() -> None:
     warnings.simplefilter("ignore")  # of peers, on every call
     task = json.loads(sys.argv[1])
     setting = Setting(**task["setting"])
-    torch.set_num_threads(setting.threads)
+    torch.set_num_threads(1)  # a pool of threads would be missed by the forks, which wait for it
     torch.set_num_interop_threads(1)
-    rows = all_rows(setting, task["peer_paths"], task["only"], task["compile"])
+    rows = all_rows(setting, task["peer_paths"], task["only"], task["without"], task["compile"])
     weighed = [name for name in rows if task["memory"] and not name.endswith(COMPILED)]
     resident = {name: resident_peak(rows[name], setting) for name in weighed}
+    torch.set_num_threads(setting.threads)
     logits, targets = setting.data()
     peaks = {name: allocation_peak(rows[name], logits, targets) for name in weighed}
     result: dict[str, dict] = {}

@@ -123,7 +123,7 @@ def plain_gaussian(setting: Setting) -> Loss:
     return loss
 
 
-def peers(setting: Setting, paths: dict[str, str], only: list[str] | None = None) -> dict[str, Loss]:
+def peers(setting: Setting, paths: dict[str, str], asked: Callable[[str], bool]) -> dict[str, Loss]:
     """Plain ways, and what others have made and can be imported; ``paths`` names folders of source code, by peer."""
     k, counts = setting.k, (torch.arange(setting.classes) % 100 + 1).tolist()
     shares = [0.0] * (k - 1) + [1.0]
@@ -163,7 +163,7 @@ def peers(setting: Setting, paths: dict[str, str], only: list[str] | None = None
         "difftopk bitonic, m = 16": lambda: difftopk("bitonic__non_sparse", distribution="cauchy"),
         "LDAM (authors)": ldam,
     }
-    made = ((name, _made(name, make)) for name, make in makers.items() if not only or name.startswith(tuple(only)))
+    made = ((name, _made(name, make)) for name, make in makers.items() if asked(name))
     return {name: loss for name, loss in made if loss is not None}
 
 
@@ -176,13 +176,16 @@ def _made(name: str, make: Callable[[], Loss]) -> Loss | None:
 
 
 def all_rows(
-    setting: Setting, paths: dict[str, str] | None, only: list[str] | None, compiled: list[str]
+    setting: Setting, paths: dict[str, str] | None, only: list[str] | None, without: list[str], compiled: list[str]
 ) -> dict[str, Loss]:
     """Cross-entropy, the rows that begin with one of ``only``, those of ``compiled`` once more, and the peers.
 
-    No peers where their paths are None.
+    No rows that begin with one of ``without``, and no peers where their paths are None.
     """
-    rows = {name: loss for name, loss in ours(setting).items() if not only or name.startswith(tuple(only))}
-    rows = {BASE: cross_entropy, **rows}
+
+    def asked(name: str) -> bool:
+        return (not only or name.startswith(tuple(only))) and not name.startswith(tuple(without))
+
+    rows = {BASE: cross_entropy, **{name: loss for name, loss in ours(setting).items() if asked(name)}}
     twins = {name + COMPILED: torch.compile(loss) for name, loss in rows.items() if name in compiled}
-    return {**rows, **twins, **({} if paths is None else peers(setting, paths, only))}
+    return {**rows, **twins, **({} if paths is None else peers(setting, paths, asked))}

@@ -66,8 +66,8 @@ def test_speed(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_speed_of_compiled_rows(tmp_path: Path) -> None:
-    sizes = ["--classes", "12", "--batches", "4", "--ks", "2", "--threads", "1", "--allocators", "default"]
+def test_speed_of_compiled_rows_on_two_threads(tmp_path: Path) -> None:
+    sizes = ["--classes", "1000", "--batches", "4", "--ks", "2", "--threads", "2", "--allocators", "default"]
     rows = ["--only", "psi5", "--compile", "psi5", "--seconds", "0.05", "--output", str(tmp_path)]
     done = run("speed.py", *sizes, *rows)
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from lightning_topk.losses import (
+    BalancedSoftmaxLoss,
     CrossEntropyLoss,
+    LDAMLoss,
     NoisedTopKLoss,
     SmoothTopKLoss,
     SoftTopKLoss,
@@ -21,6 +23,7 @@ from lightning_topk.losses import (
     TopKHingeLoss,
     TopKLoss,
     TruncatedTopKEntropyLoss,
+    VSLoss,
     topk_hinge_loss,
 )
 from lightning_topk.losses import _topk_hinge as hinge
@@ -28,7 +31,7 @@ from lightning_topk.ops import LapSum, SparseTopK, exclusion_log_odds, topk_simp
 from lightning_topk.ops import _fused as fused
 from lightning_topk.ops import _symmetric as symmetric
 from lightning_topk.ops import _topk_simplex as simplex
-from lightning_topk.ops._best_others import best_others, best_others_and_finite
+from lightning_topk.ops._best_others import best_and_own, best_others
 from lightning_topk.ops._fused import fusable
 from lightning_topk.ops._largest import largest, largest_others
 from lightning_topk.ops._log_odds import affine_log_odds, plain_log_odds
@@ -196,8 +199,12 @@ def test_exclusion_odds_have_second_derivatives() -> None:
 
 
 def test_a_graph_can_be_used_twice() -> None:
+    """What the forward pass keeps becomes the first gradient; the second is computed anew."""
     scores, labels = rows(50, 2.0, torch.float64)
-    for loss in (CrossEntropyLoss(), SmoothTopKLoss(k=3), TopKHingeLoss(k=3)):
+    losses: list[TopKLoss] = [CrossEntropyLoss(), SmoothTopKLoss(k=3), TopKHingeLoss(k=3)]
+    losses += [BalancedSoftmaxLoss(), LDAMLoss(scale=2.0), VSLoss()]
+    for loss in losses:
+        loss.bind_class_counts(range(1, 51))
         value = loss(scores, labels.squeeze(-1))
         first, second = (torch.autograd.grad(value, scores, retain_graph=True)[0] for _ in range(2))
         assert torch.equal(first, second)
@@ -255,15 +262,19 @@ def test_best_others(num_classes: int, count: int, dtype: torch.dtype) -> None:
     scores[3, 1:] = -torch.inf
     scores[4, 0] = torch.finfo(dtype).min
     index, values = map(torch.from_numpy, best_others(scores, labels, count))
-    again = best_others_and_finite(scores, labels, count)
-    assert torch.equal(index, torch.from_numpy(again[0]))
-    assert not again[2]
+    again, _, known_finite = best_and_own(scores, labels, count, with_label=False)
+    assert torch.equal(index, torch.from_numpy(again))
+    assert not known_finite
     assert torch.equal(index[:, -1:], labels)
     finite = torch.arange(len(scores)) != 3
     assert torch.equal(scores.gather(1, index).double()[finite], values[finite])
     others = scores.scatter(1, labels, -torch.inf).double().topk(count).values
     assert torch.equal(values[finite, :-1], others[finite])
     assert all(len(set(row)) == count + 1 for row in index.tolist())
+    ranked, heights = map(torch.from_numpy, best_and_own(scores, labels, count, with_label=True)[:2])
+    assert torch.equal(ranked[:, -1:], labels)
+    assert torch.equal(heights[finite, :-1], scores.double().topk(count).values[finite])
+    assert torch.equal(scores.gather(1, ranked).double()[finite], heights[finite])
 
 
 @pytest.mark.parametrize("variant", ["psi1", "psi2", "psi3", "psi4", "psi5"])

@@ -319,6 +319,24 @@ def test_any_layout_and_shape() -> None:
     )
 
 
+@pytest.mark.parametrize("num_classes", [600, 1000, 2000])
+def test_few_classes_near_the_threshold_are_drawn_lazily(num_classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the spread: a long tail of low scores says nothing on the classes that decide."""
+    calls: list[str] = []
+    split = _lazy_noise_choice.split_classes
+    monkeypatch.setattr(_lazy_noise_choice, "split_classes", lambda *given: (calls.append("lazy"), split(*given))[1])
+    generator = torch.Generator().manual_seed(0)
+    normal = torch.randn(64, num_classes, generator=generator)
+    low = torch.linspace(-30, 0, num_classes)
+    crowded = torch.where(torch.arange(num_classes) % 2 == 0, low, 0.3 * normal)
+    for scores, lazily in ((3 * normal, True), (0.3 * normal, False), (crowded, False)):
+        calls.clear()
+        cheapest_draws(scores, 6, 1.0, 5, generator)
+        assert bool(calls) == lazily
+    cheapest_draws(0.3 * normal, 6, 0.01, 5, generator)
+    assert calls == ["lazy"]
+
+
 def test_all_finite_is_told_only_where_it_is_so() -> None:
     scores = 3 * torch.randn(200, 2000, generator=torch.Generator().manual_seed(0))
     assert cheapest_draws(scores, 6, 1.0, 5, None)[2]
