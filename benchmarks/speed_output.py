@@ -142,16 +142,20 @@ def figures(results: list[dict], folder: Path, only: list[str] | None = None) ->
             axes.plot(*zip(*line, strict=True), marker="osv^D"[number % 5], color=plt.cm.tab20(number % 20), label=name)
         axes.set(xscale="log", yscale="log", xlabel={"classes": "C", "k": "K"}[x], ylabel=label)
         axes.legend(fontsize=7, ncols=2, loc="center left", bbox_to_anchor=(1.0, 0.5))
-        figure.savefig(folder / f"{y}_{x}.svg")
+        figure.savefig(folder / f"{'memory' if y == 'allocated' else y}_{x}.svg")
         plt.close(figure)
+    by_classes = sorted(
+        (r for r in results if all(r["setting"][key] == first[key] for key in MAIN)),
+        key=lambda r: r["setting"]["classes"],
+    )
     parts = [
-        (f"{name}, C = {r['setting']['classes']:,}", row["breakdown"])
-        for r in results
-        for name, row in r["rows"].items()
-        if "breakdown" in row
-    ]
+        (f"{name}, C = {r['setting']['classes']:,}", r["rows"][name]["breakdown"])
+        for name in dict.fromkeys(name for r in by_classes for name in r["rows"])
+        for r in by_classes
+        if "breakdown" in r["rows"].get(name, {})
+    ][::-1]
     if parts:
-        figure, axes = plt.subplots(figsize=(9, 1.5 + 0.6 * len(parts)), layout="constrained")
+        figure, axes = plt.subplots(figsize=(9, 1 + 0.4 * len(parts)), layout="constrained")
         for place, (_, shares) in enumerate(parts):
             left = 0.0
             for operator, share in list(shares.items())[:6]:
@@ -161,5 +165,6 @@ def figures(results: list[dict], folder: Path, only: list[str] | None = None) ->
                 )
                 left += share
         axes.set(yticks=range(len(parts)), yticklabels=[name for name, _ in parts], xlabel="share of the time")
+        axes.set(xlim=(0, 1), ylim=(-0.6, len(parts) - 0.4))
         figure.savefig(folder / "breakdown.svg")
         plt.close(figure)
