@@ -290,6 +290,16 @@ def test_last_is_the_latest_run_of_the_folder() -> None:
     test = ("test", *QUICKSTART, *GLYPHS, *SMALL, *SHORT, *last)
     assert command(*test).last_line == "logs/quickstart/version_2"
     assert Path("logs/quickstart/version_2/report/test_table.csv").exists()
+    # A folder in which a test was is not the latest run of a second test, nor of a fit that goes on.
+    assert command(*test).last_line == "logs/quickstart/version_3"
+    assert command(*args, *last, "--trainer.max_epochs", "3").last_line == "logs/quickstart/version_1"
+
+
+def test_an_evaluation_needs_the_last_checkpoint_of_some_run() -> None:
+    printed = command("test", *QUICKSTART, *GLYPHS, *SMALL, *SHORT, "--ckpt_path", "last")
+    assert printed.status == 2
+    assert "in the folder of the latest training run below `logs/quickstart`. Found no run." in printed.err
+    assert not list(Path("logs").glob("**/version_*"))
 
 
 def test_a_run_with_a_name_goes_on_in_its_folder() -> None:

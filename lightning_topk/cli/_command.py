@@ -18,7 +18,7 @@ from lightning_topk._checks import check_int
 from lightning_topk.callbacks import PredictionWriter, TopKReport
 from lightning_topk.cli._checkpoints import check_checkpoint
 from lightning_topk.cli._errors import add_fact
-from lightning_topk.cli._last_run import last_checkpoint, last_run, logger_options
+from lightning_topk.cli._last_run import EVALUATION, folder_of_runs, last_checkpoint, last_run, logger_options
 from lightning_topk.cli._model_options import model_options, option_values, set_options
 from lightning_topk.cli._parser import ConfigFile, TopKArgumentParser, own_defaults
 from lightning_topk.cli._trainer_options import check_trainer_options
@@ -68,7 +68,8 @@ class SaveConfig(SaveConfigCallback):
         folder = Path(str(trainer.log_dir))  # asks rank 0
         if trainer.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / self.config_filename, self.parser.dump(self.config, skip_none=False))
+            text = self.parser.dump(self.config, skip_none=False)
+            write_atomically(folder / self.config_filename, text if stage == "fit" else f"{EVALUATION}\n{text}")
         self.already_saved = True
 
 
@@ -203,6 +204,11 @@ class TopKCLI(LightningCLI):
         if self.subcommand != "fit":
             if checkpoint is not None:
                 config.ckpt_path = str(checkpoint)
+            elif (folder := folder_of_runs(trainer)) is not None:
+                raise FileNotFoundError(
+                    f"`--ckpt_path last` should find a `last.ckpt` in the folder of the latest training run below "
+                    f"`{folder}`. Found {'no run' if number is None else f'none in `version_{number}`'}."
+                )
             yield
             return
         # The folder of a run that goes on is not empty.
