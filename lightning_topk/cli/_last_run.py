@@ -53,8 +53,8 @@ def logger_options(trainer: Namespace) -> Any:
 
 
 def last_checkpoint(trainer: Namespace, number: int) -> Path | None:
-    """Return the newest ``last.ckpt`` in the folder of a run."""
-    options = logger_options(trainer)
-    folder = Path(str(options["save_dir"]), str(options.get("name") or ""), f"version_{number}", "checkpoints")
-    found = [path for path in folder.glob("last*.ckpt") if _LAST.fullmatch(path.name)]
+    """Return the newest ``last.ckpt`` in the folder of a run that :func:`last_run` found."""
+    folder = folder_of_runs(trainer)
+    files = [] if folder is None else (folder / f"version_{number}" / "checkpoints").glob("last*.ckpt")
+    found = [path for path in files if _LAST.fullmatch(path.name)]
     return max(found, key=lambda path: path.stat().st_mtime, default=None)

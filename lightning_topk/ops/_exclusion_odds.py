@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from lightning_topk.ops._best_others import best_others
-from lightning_topk.ops._fused import gradient_like, gradient_of
+from lightning_topk.ops._fused import gradient_like, gradient_of, kept_gradient
 from lightning_topk.ops._odds_of_few import odds_and_slopes
 from lightning_topk.ops._precision import at_least_float32, working_dtype
 from lightning_topk.ops._scaled_softplus import ScaledSoftplus
@@ -60,9 +60,8 @@ class ExclusionOdds(Function):
             if ctx.near:
                 base = heights.astype(np.float64) / -float(exact(rate))
             level = torch.from_numpy(heights[:, None])
-            # The gradient is made of these powers, in the same memory, unless that would round or scatter them.
-            kept = ctx.needs_input_grad[0] and scores.dtype == dtype and scores.is_contiguous()
-            ctx.powers = gradient_like(scores) if kept else None
+            # The gradient is made of these powers, in the same memory.
+            ctx.powers = kept_gradient(scores, ctx.needs_input_grad[0])
             sums, finite_tail = _power_sums(scores, indices, level, rate, ctx.near, k, ctx.powers)
             finite = finite and finite_tail
         with np.errstate(all="ignore"):  # a row with a NaN becomes NaN without a warning

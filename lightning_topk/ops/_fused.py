@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from lightning_topk._checks import readable
+from lightning_topk.ops._precision import working_dtype
 
 # Scores in a block of rows on the CPU: its temporaries stay in the cache.
 _BLOCK = 1 << 17
@@ -44,6 +45,15 @@ def block_like(scores: Tensor, blocks: list[slice], dtype: torch.dtype | None = 
 def gradient_like(scores: Tensor) -> Tensor:
     """Memory for the gradient of ``scores``, not filled."""
     return on_huge_pages(torch.empty_like(scores))
+
+
+def kept_gradient(scores: Tensor, wanted: bool) -> Tensor | None:
+    """Memory for the gradient to which the forward pass may write what becomes it, row by row.
+
+    None where no gradient is wanted, or where it would round or scatter what is written.
+    """
+    kept = wanted and scores.dtype == working_dtype(scores) and scores.is_contiguous()
+    return gradient_like(scores) if kept else None
 
 
 def on_huge_pages(memory: Tensor) -> Tensor:

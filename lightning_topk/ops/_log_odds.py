@@ -9,7 +9,14 @@ from torch import Tensor
 from torch.autograd import Function
 
 from lightning_topk._checks import check_indices, check_logits
-from lightning_topk.ops._fused import block_like, fusable, gradient_like, gradient_of, row_blocks
+from lightning_topk.ops._fused import (
+    block_like,
+    fusable,
+    gradient_like,
+    gradient_of,
+    kept_gradient,
+    row_blocks,
+)
 from lightning_topk.ops._precision import at_least_float32, working_dtype
 
 
@@ -102,8 +109,8 @@ class _LabelOdds(Function):
     @staticmethod
     def forward(ctx: Any, scores: Tensor, labels: Tensor, scale: float | Tensor | None, shift: Tensor | None) -> Any:
         blocks, dtype = row_blocks(scores), working_dtype(scores)
-        kept = ctx.needs_input_grad[0] and scores.dtype == dtype and scores.is_contiguous()
-        memory = gradient_like(scores) if kept else block_like(scores, blocks, dtype)
+        ctx.powers = powers = kept_gradient(scores, ctx.needs_input_grad[0])
+        memory = block_like(scores, blocks, dtype) if powers is None else powers
         nothing = torch.finfo(dtype).min
         column = memory.new_empty(scores.shape[0], 1)
         best, top, total, own = column, torch.empty_like(column), torch.empty_like(column), torch.empty_like(column)
@@ -111,7 +118,7 @@ class _LabelOdds(Function):
         sums = 0.0
         for rows in blocks:
             part, label = scores[rows], labels[rows]
-            block = memory[rows] if kept else memory[: part.shape[0]]
+            block = memory[: part.shape[0]] if powers is None else powers[rows]
             if part.dtype != dtype or (scale is None and shift is None):
                 part = block.copy_(part)
             if by_value:
@@ -123,7 +130,6 @@ class _LabelOdds(Function):
             top[rows] = highest = block.amax(-1, keepdim=True)
             total[rows] = block.sub_(highest).exp_().sum(-1, keepdim=True)
         ctx.scale, ctx.shift = scale, shift
-        ctx.powers = memory if kept else None
         ctx.save_for_backward(scores, labels, best, top, total)
         return own.sub_(top).sub_(total.log()), by_value and math.isfinite(sums)
 
