@@ -78,6 +78,14 @@ def test_speed_of_compiled_rows_on_two_threads(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)
+def test_noise_choice() -> None:
+    done = run("noise_choice.py", "--classes", "600", "--rounds", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n| ") == 18
+    assert "| uniform on [0, 6] | " in done.stdout
+
+
+@pytest.mark.timeout(120)
 def test_training_step() -> None:
     done = run(
         *["training_step.py", "--classes", "6", "--batch", "2", "--pixels", "32", "--seconds", "0", "--only", "focal"]
